@@ -1,0 +1,3 @@
+"""Automated tuning of PyTorch Lightning models."""
+
+__version__ = "0.1.0"
