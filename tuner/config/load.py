@@ -1,0 +1,262 @@
+"""From the words of the command line to `Settings`, or to every problem there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from tuner.config import targets
+from tuner.config.compose import choices, compose_config, shipped_folder
+from tuner.config.identity import identity
+from tuner.config.nodes import StudyNodes, resolve_problem
+from tuner.config.schema import ALLOWED, PRUNER, TOP
+from tuner.config.settings import (
+    DashboardSettings,
+    LauncherSettings,
+    Objective,
+    PrunerSettings,
+    SearchSettings,
+    Settings,
+    StoreSettings,
+    StudySettings,
+)
+from tuner.config.space import read_space
+from tuner.errors import ConfigError, Problem, did_you_mean
+
+DRAWS = ("coarse_to_fine", "tiered", "random", "quasi_random")
+DIRECTIONS = ("minimize", "maximize")
+
+
+def studies(config_dir: str | None = None) -> list[str]:
+    """Names of the studies there are."""
+    folders = [shipped_folder(), *([Path(config_dir).expanduser()] if config_dir else [])]
+    return choices("study", folders)
+
+
+def load(overrides: Sequence[str], *, config_dir: str | None = None, needs_study: bool = True) -> Settings:
+    """The settings of one call.
+
+    Raises:
+        ConfigError: with every problem that can be found without importing the user's code.
+    """
+    config = compose_config(overrides, config_dir)
+    broken = resolve_problem(config)
+    if broken:
+        raise ConfigError([Problem("configuration", "has values that can be resolved", broken, "Give the value, or mend the interpolation.")])
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    reader = _Reader(plain, config)
+    settings = reader.settings(needs_study=needs_study, known_studies=studies(config_dir))
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return settings
+
+
+class _Reader:
+    """Reads one composed configuration and collects what is wrong with it."""
+
+    def __init__(self, plain: dict[str, Any], config: DictConfig) -> None:
+        self.plain, self.config, self.problems = plain, config, list[Problem]()
+
+    def wrong(self, key: str, rule: str, value: Any, remedy: str) -> None:
+        self.problems.append(Problem(key, rule, value, remedy))
+
+    def settings(self, *, needs_study: bool, known_studies: list[str]) -> Settings:
+        self.check_keys()
+        has_study = any(self.plain[key] for key in ("name", "module", "data"))
+        if needs_study and not has_study:
+            self.wrong("study", f"is one of: {', '.join(known_studies)}", None, f"Write study={known_studies[0] if known_studies else 'NAME'}.")
+        study = self.study() if has_study else None
+        store = StoreSettings(self.text("store.url"), self.text("store.folder"))
+        seed = self.whole("seed", at_least=0)
+        return Settings(
+            study=study,
+            search=self.search(),
+            pruner=self.pruner(),
+            launcher=LauncherSettings(self.optional_whole("launcher.workers", 1), self.whole("launcher.max_retries", 0)),
+            store=store,
+            dashboard=DashboardSettings(self.text("dashboard.host"), self.whole("dashboard.port", 0)),
+            seed=seed,
+            identity=identity(self.plain) if study and not self.problems else {},
+        )
+
+    def check_keys(self) -> None:
+        for place, allowed in ALLOWED.items():
+            node = self.plain if not place else self.plain.get(place)
+            if place.endswith("*") or not isinstance(node, Mapping):
+                continue
+            for key in node:
+                if key not in allowed:
+                    full = f"{place}.{key}" if place else str(key)
+                    self.wrong(full, f"is a key of {place or 'the configuration'}", node[key] if not isinstance(node[key], Mapping) else key, did_you_mean(str(key), allowed))
+        for key in ("objective", "search", "pruner", "launcher", "store", "trainer", "dashboard"):
+            if not isinstance(self.plain.get(key), Mapping):
+                self.wrong(key, "is a mapping", self.plain.get(key), "Remove the line that overwrites it.")
+                self.plain[key] = {}
+
+    # -- sections -----------------------------------------------------------------------------------------------
+
+    def study(self) -> StudySettings:
+        name = self.plain["name"]
+        if not isinstance(name, str) or not name or not name.replace("-", "_").replace("_", "a").isalnum():
+            self.wrong("name", "is a name of letters, digits, - and _", name, "Write name: NAME into the study file.")
+            name = "?"
+        for node in ("module", "data"):
+            self.check_target(node, required=True)
+        for node in ("optimizer", "schedule"):
+            self.check_target(node, required=False)
+        self.check_trainer_targets()
+        epochs = self.optional_whole("trainer.max_epochs", 1)
+        if epochs is None and not any(problem.key == "trainer.max_epochs" for problem in self.problems):
+            self.wrong("trainer.max_epochs", "is the number of epochs of a full training", None, "Write trainer.max_epochs=10, or into the study file: trainer: {max_epochs: 10}.")
+        space = read_space(self.plain["space"], self.config, self.problems)
+        return StudySettings(name, self.objective(), space, epochs or 1, StudyNodes(self.config))
+
+    def objective(self) -> Objective:
+        node = self.plain["objective"]
+        metric, direction = node.get("metric"), node.get("direction")
+        if not isinstance(metric, str) or not metric:
+            self.wrong("objective.metric", "is a metric that the module logs", metric, "Write for example objective.metric=val/acc.")
+        if direction not in DIRECTIONS:
+            self.wrong("objective.direction", "is minimize or maximize", direction, did_you_mean(str(direction), DIRECTIONS))
+        checked: Literal["minimize", "maximize"] = "maximize" if direction == "maximize" else "minimize"
+        return Objective(str(metric), checked)
+
+    def search(self) -> SearchSettings:
+        node = self.plain["search"]
+        draws = node.get("draws")
+        if isinstance(draws, Mapping):
+            self.check_target("search.draws", required=True)
+        elif draws not in DRAWS:
+            self.wrong("search.draws", f"is one of {', '.join(DRAWS)}, or a node of an Optuna sampler", draws, did_you_mean(str(draws), DRAWS))
+        budget, timeout = self.optional_number("search.budget"), self.optional_number("search.timeout")
+        trials = self.optional_whole("search.trials", 1)
+        given = {key for key in ("budget", "trials", "timeout") if node.get(key) is not None}
+        if not given:
+            self.wrong("search.budget", "is given, or search.trials, or search.timeout", None, "A round has to end: write for example search.budget=16 (full trainings' worth of epochs).")
+        return SearchSettings(
+            name=draws if isinstance(draws, str) else str((draws or {}).get("_target_", "")).rpartition(".")[2],
+            draws=draws if isinstance(draws, str | Mapping) else "",
+            budget=budget,
+            trials=trials,
+            timeout_s=timeout,
+            trial_timeout_s=self.optional_number("search.trial_timeout"),
+            coarse=self.whole("search.coarse", 1, 5),
+            elites=self.whole("search.elites", 2, 4),
+            screen=self.flag("search.screen", default=True),
+            expand=self.flag("search.expand", default=False),
+            barrier=self.flag("search.barrier", default=False),
+        )
+
+    def pruner(self) -> PrunerSettings:
+        node = self.plain["pruner"]
+        if "_target_" in node:
+            self.check_target("pruner", required=True)
+            rule = {key: value for key, value in node.items() if key != "rule"}
+            return PrunerSettings(str(node["_target_"]).rpartition(".")[2], rule)
+        rule = node.get("rule")
+        if rule not in PRUNER:
+            self.wrong("pruner.rule", f"is one of {', '.join(PRUNER)}, or the pruner is a node with _target_", rule, did_you_mean(str(rule), PRUNER))
+            return PrunerSettings("none", "none")
+        for key in node:
+            if key not in PRUNER[rule]:
+                self.wrong(f"pruner.{key}", f"is a key of pruner={rule}", node[key], did_you_mean(str(key), PRUNER[rule]))
+        first = node.get("first_rung", 0.25)
+        if isinstance(first, bool) or not isinstance(first, int | float) or not 0 < first < 1:
+            self.wrong("pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.25.")
+            first = 0.25
+        return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 4), float(first))
+
+    # -- values -------------------------------------------------------------------------------------------------
+
+    def at(self, key: str) -> Any:
+        node: Any = self.plain
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+    def check_target(self, key: str, *, required: bool) -> None:
+        node = self.at(key)
+        if node is None and not required:
+            return
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        if not isinstance(target, str) or "." not in target:
+            self.wrong(f"{key}._target_", "is the dotted path of a class or function", target, "Write for example studies.digits.MLP.")
+            return
+        for inner, nested in _nested_targets(key, node):
+            self.check_importable(inner, nested)
+
+    def check_importable(self, key: str, target: str) -> None:
+        gone = targets.missing(target)
+        if gone is not None:
+            name, known = gone
+            public = [name for name in known if not name.startswith("_")]
+            remedy = did_you_mean(name, public) if public else "Is its folder the current one, or on PYTHONPATH, and the package installed?"
+            self.wrong(key, f"can be imported (there is no {name})", target, remedy)
+
+    def check_trainer_targets(self) -> None:
+        for key in ("callbacks", "logger", "profiler", "strategy", "plugins"):
+            for inner, nested in _nested_targets(f"trainer.{key}", self.at(f"trainer.{key}")):
+                self.check_importable(inner, nested)
+        callbacks = self.at("trainer.callbacks")
+        nodes = callbacks.values() if isinstance(callbacks, Mapping) and "_target_" not in callbacks else callbacks
+        for node in nodes if isinstance(nodes, list) else list(nodes or []):
+            if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
+                self.wrong("trainer.callbacks", "is a list or mapping of nodes with _target_", node, "Write for example [{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}].")
+
+    def text(self, key: str) -> str:
+        value = self.at(key)
+        if not isinstance(value, str) or not value:
+            self.wrong(key, "is a text", value, f"Write {key}=TEXT.")
+            return ""
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.at(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.wrong(key, "is true or false", value, f"Write {key}=true or {key}=false.")
+            return default
+        return value
+
+    def whole(self, key: str, at_least: int = 0, default: int = 0) -> int:
+        value = self.at(key)
+        if value is None and default:
+            return default
+        checked = self.checked_whole(key, value, at_least)
+        return default if checked is None else checked
+
+    def optional_whole(self, key: str, at_least: int) -> int | None:
+        value = self.at(key)
+        return None if value is None else self.checked_whole(key, value, at_least)
+
+    def checked_whole(self, key: str, value: Any, at_least: int) -> int | None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            self.wrong(key, f"is a whole number of at least {at_least}", value, f"Write {key}={max(at_least, 1)} or more.")
+            return None
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        value = self.at(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            self.wrong(key, "is a number above 0, or null for no such bound", value, f"Write {key}=NUMBER or {key}=null.")
+            return None
+        return float(value)
+
+
+def _nested_targets(key: str, node: Any) -> list[tuple[str, str]]:
+    """Every `_target_` below a node, with its dotted key."""
+    found: list[tuple[str, str]] = []
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in items:
+        if name == "_target_" and isinstance(child, str):
+            found.append((f"{key}._target_", child))
+        else:
+            found.extend(_nested_targets(f"{key}.{name}", child))
+    return found

@@ -1,0 +1,106 @@
+"""The nodes of a study that build the user's own objects, and how a trial's values are written into them.
+
+They stay unresolved until a trial's values are in, so that an interpolation such as `${module.width}` follows a width
+that is tuned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tuner.space import Parameter, Space, Value
+
+#: Parts of a configuration that a trial's training sees; a parameter's path starts with one of them.
+ROOTS = ("module", "data", "trainer", "optimizer", "schedule")
+
+
+class StudyNodes:
+    """The nodes below `ROOTS` of one study, as composed. Immutable from outside."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._config = config
+
+    def plain(self, values: Mapping[str, Value] | None = None, space: Space | None = None) -> dict[str, Any]:
+        """The nodes as plain containers, resolved, with `values` (effective ones) written to their paths.
+
+        A labelled choice replaces the whole node at its path; paths into that node are written after it.
+        """
+        config = copy.deepcopy(self._config)
+        for parameter in _outermost_first(space or Space(()), values or {}):
+            write(config, parameter.path, parameter.nodes.get(str(values[parameter.name]), values[parameter.name])
+                  if parameter.nodes else values[parameter.name])  # type: ignore[index]
+        resolved = OmegaConf.to_container(config, resolve=True)
+        return {root: resolved[root] for root in ROOTS}  # type: ignore[index, call-overload]
+
+    def own_value(self, parameter: Parameter) -> Value:
+        """The study's own value of a parameter, a label for labelled choices.
+
+        Raises:
+            LookupError: the study has no such value: nothing at the path, or a node that no label stands for.
+        """
+        value = read(self._config, parameter.path)
+        if not parameter.nodes:
+            return value
+        for label, node in parameter.nodes.items():
+            if node == value:
+                return label
+        raise LookupError(f"{parameter.path} is none of the labelled choices")
+
+
+def _outermost_first(space: Space, values: Mapping[str, Value]) -> list[Parameter]:
+    # Shorter paths first: a labelled choice puts the node there that a longer path writes into.
+    return sorted((space[name] for name in values), key=lambda parameter: parameter.path.count("."))
+
+
+def keys_of(path: str) -> list[str]:
+    return path.split(".")
+
+
+def read(config: DictConfig, path: str) -> Any:
+    """The plain value at a path.
+
+    Raises:
+        LookupError: there is nothing; its arguments are the part of the path that was found and the keys there.
+    """
+    node: Any = config
+    for depth, key in enumerate(keys_of(path)):
+        known = _children(node)
+        if key not in known:
+            raise LookupError(".".join(keys_of(path)[:depth]), tuple(known))
+        node = node[int(key)] if isinstance(node, ListConfig) else node[key]
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _children(node: Any) -> list[str]:
+    if isinstance(node, DictConfig) and not node._is_none():  # noqa: SLF001 - the only way to tell a null node
+        return [str(key) for key in node]
+    if isinstance(node, ListConfig) and not node._is_none():  # noqa: SLF001 - likewise
+        return [str(index) for index in range(len(node))]
+    return []
+
+
+def write(config: DictConfig, path: str, value: Any) -> None:
+    """Put a value or a node to a path that exists."""
+    *parents, last = keys_of(path)
+    node: Any = config
+    for key in parents:
+        node = node[int(key)] if isinstance(node, ListConfig) else node[key]
+    OmegaConf.set_struct(config, False)
+    if isinstance(node, ListConfig):
+        node[int(last)] = value
+    else:
+        node[last] = OmegaConf.create(value) if isinstance(value, dict | list) else value
+
+
+def resolve_problem(config: DictConfig) -> str | None:
+    """What an interpolation cannot be resolved to, as one line; None when all can."""
+    try:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return str(error).splitlines()[0]
+    return None

@@ -1,0 +1,109 @@
+"""What a configuration says, checked and frozen: nothing of Hydra is left in it but the nodes of the user's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuner.config.nodes import StudyNodes
+from tuner.space import Space
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric, a key of `trainer.callback_metrics`, and which way is better."""
+
+    metric: str
+    direction: Literal["minimize", "maximize"]
+
+    def cost(self, value: float) -> float:
+        """The value as the search sees it: lower is better."""
+        return -value if self.direction == "maximize" else value
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        return than is None or self.cost(value) < self.cost(than)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How configurations are drawn, and the budgets of the round.
+
+    Attributes:
+        name: choice of the group `search`, for people.
+        draws: one of tuner's own rules, or a node of an Optuna sampler.
+        budget: full trainings' worth of epochs, or None.
+        trials: configurations drawn at most, or None.
+        timeout_s: seconds of the round over all calls, or None.
+        trial_timeout_s: seconds of one trial, or None.
+    """
+
+    name: str
+    draws: str | Mapping[str, Any]
+    budget: float | None
+    trials: int | None
+    timeout_s: float | None
+    trial_timeout_s: float | None
+    coarse: int = 5
+    elites: int = 4
+    screen: bool = True
+    expand: bool = False
+    barrier: bool = False
+
+
+@dataclass(frozen=True)
+class PrunerSettings:
+    """Which trials go on: `promote`, `none`, or the node of an Optuna pruner."""
+
+    name: str
+    rule: str | Mapping[str, Any]
+    eta: int = 4
+    first_rung: float = 0.25
+
+
+@dataclass(frozen=True)
+class LauncherSettings:
+    workers: int | None
+    max_retries: int
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    url: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class DashboardSettings:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What is tuned: the nodes of module, data and trainer, the objective, and the space."""
+
+    name: str
+    objective: Objective
+    space: Space
+    epochs: int
+    nodes: StudyNodes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One call of the command line.
+
+    Attributes:
+        study: None for commands that look at the whole store.
+        identity: the parts of the configuration that change a round's result, flat (dotted key → value).
+    """
+
+    study: StudySettings | None
+    search: SearchSettings
+    pruner: PrunerSettings
+    launcher: LauncherSettings
+    store: StoreSettings
+    dashboard: DashboardSettings
+    seed: int
+    identity: Mapping[str, Any]
