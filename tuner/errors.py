@@ -47,6 +47,12 @@ class ConfigError(TunerError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
+class StudyError(TunerError):
+    """The study's module and data cannot be trained as they are configured; found by the first trial."""
+
+    exit_code = 2
+
+
 class StoreError(TunerError):
     """The study database cannot be used as it is."""
 

@@ -248,8 +248,14 @@ class ScaleWith:
     rule: str  # "linear" or "sqrt"
 
     def apply(self, value: float, other: float) -> float:
+        return _rounded(value * self._factor(other))
+
+    def undo(self, value: float, other: float) -> float:
+        return _rounded(value / self._factor(other))
+
+    def _factor(self, other: float) -> float:
         ratio = other / self.reference
-        return _rounded(value * (ratio if self.rule == "linear" else math.sqrt(ratio)))
+        return ratio if self.rule == "linear" else math.sqrt(ratio)
 
 
 @dataclass(frozen=True)
@@ -344,6 +350,15 @@ class Space:
             rule = parameter.scale_with
             if rule and parameter.name in values and rule.parameter in values:
                 result[parameter.name] = rule.apply(values[parameter.name], values[rule.parameter])
+        return result
+
+    def drawn(self, effective: Mapping[str, Value]) -> dict[str, Value]:
+        """The values that `effective` makes these of: `scale_with` undone."""
+        result = dict(effective)
+        for parameter in self.parameters:
+            rule = parameter.scale_with
+            if rule and parameter.name in effective and rule.parameter in effective:
+                result[parameter.name] = rule.undo(effective[parameter.name], effective[rule.parameter])
         return result
 
 

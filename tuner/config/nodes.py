@@ -7,6 +7,7 @@ that is tuned.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from tuner.space import Parameter, Space, Value
 
 #: Parts of a configuration that a trial's training sees; a parameter's path starts with one of them.
 ROOTS = ("module", "data", "trainer", "optimizer", "schedule")
+
+#: Texts that need no quotes in an override: words and dotted paths that YAML reads as nothing else.
+_PLAIN = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
 
 class StudyNodes:
@@ -32,10 +36,25 @@ class StudyNodes:
         """
         config = copy.deepcopy(self._config)
         for parameter in _outermost_first(space or Space(()), values or {}):
-            write(config, parameter.path, parameter.nodes.get(str(values[parameter.name]), values[parameter.name])
-                  if parameter.nodes else values[parameter.name])  # type: ignore[index]
+            value = (values or {})[parameter.name]
+            write(config, parameter.path, parameter.nodes[str(value)] if parameter.nodes else value)
         resolved = OmegaConf.to_container(config, resolve=True)
         return {root: resolved[root] for root in ROOTS}  # type: ignore[index, call-overload]
+
+    def overrides(self, values: Mapping[str, Value], space: Space) -> list[str]:
+        """Overrides of the command line that give these nodes: `path=value`, in an order that can be pasted.
+
+        A labelled choice takes the place of the node that is there: Hydra would merge the two, so that one goes first.
+        """
+        lines: list[str] = []
+        config = copy.deepcopy(self._config)
+        for parameter in _outermost_first(space, values):
+            value = values[parameter.name]
+            if not parameter.nodes:
+                lines.append(f"{parameter.path}={_quoted(value)}")
+            elif read(config, parameter.path) != parameter.nodes[str(value)]:
+                lines += [f"~{parameter.path}", f"+{parameter.path}={_quoted(parameter.nodes[str(value)])}"]
+        return lines
 
     def own_value(self, parameter: Parameter) -> Value:
         """The study's own value of a parameter, a label for labelled choices.
@@ -50,6 +69,19 @@ class StudyNodes:
             if node == value:
                 return label
         raise LookupError(f"{parameter.path} is none of the labelled choices")
+
+
+def _quoted(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_quoted(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_quoted(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if not _PLAIN.fullmatch(value) else value
+    return repr(value)
 
 
 def _outermost_first(space: Space, values: Mapping[str, Value]) -> list[Parameter]:

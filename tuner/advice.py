@@ -1,0 +1,47 @@
+"""Sentences about a search space for people: which bound to widen, and how a trial's values read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tuner.space import Int, LogInt, LogUniform, OneMinusPow10, Parameter, Uniform, Value
+
+
+def widen(parameter: Parameter, side: str) -> str:
+    """The override that moves one bound of a range: by a decade on a log scale, by half the range else."""
+    scale, name = parameter.scale, parameter.name
+    low = side == "low"
+    if isinstance(scale, LogUniform):
+        value: float = scale.low / 10 if low else scale.high * 10
+    elif isinstance(scale, OneMinusPow10):
+        value = 1 - (1 - scale.low) * 10 if low else 1 - (1 - scale.high) / 10
+        if value <= 0:
+            value = scale.low / 2
+    elif isinstance(scale, LogInt):
+        value = max(1, scale.low // 2) if low else scale.high * 2
+    elif isinstance(scale, Uniform | Int):
+        half = (scale.high - scale.low) / 2
+        value = scale.low - half if low else scale.high + half
+        value = round(value) if isinstance(scale, Int) else value
+    else:
+        return f"add a choice {'below' if low else 'above'} the ones of space.{name}.choices"
+    return f"space.{name}.{side}={value:.6g}"
+
+
+def pressed(parameter: Parameter, side: str, *, expanding: bool) -> str:
+    """What to tell when the best trials press against an edge of a declared range."""
+    bound = getattr(parameter.scale, side, "the outermost choice")
+    text = f"the best trials press against the {side} end of {parameter.name} ({bound})"
+    reach = parameter.scale.reach
+    if expanding and (reach[0] < 0 if side == "low" else reach[1] > 1):
+        return f"{text}; the next draws go past it"
+    return f"{text}; widen it: {widen(parameter, side)}"
+
+
+def short(value: Value) -> str:
+    """A value as short as it stays exact to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def listed(values: Mapping[str, Value]) -> str:
+    return " ".join(f"{name}={short(value)}" for name, value in values.items())

@@ -1,0 +1,73 @@
+"""The command line: the first word names a command, the rest are Hydra overrides.
+
+Nothing heavy is imported before the configuration is known to be good, so that a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from tuner import __version__
+from tuner.errors import ConfigError, TunerError
+
+#: Commands by name: what each is for, and whether it needs a study.
+COMMANDS = {
+    "tune": ("search for good hyperparameters, or go on with it (the default)", True),
+    "champion": ("print the configuration recommended now, as YAML", True),
+    "status": ("rounds, stages, trials by outcome, running workers", False),
+    "dashboard": ("serve optuna-dashboard on the study database", False),
+}
+DEFAULT = "tune"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    command, config_dir, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    # As with `python -m`, so that the console script finds the modules of a study in the current folder.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
+
+    try:
+        settings = load(overrides, config_dir=config_dir, needs_study=COMMANDS[command][1])
+        module = importlib.import_module(f"tuner.commands.{command}")
+        return int(getattr(module, command)(settings))
+    except ConfigError as error:
+        count = len(error.problems)
+        sys.stderr.write(f"{count} problem{'' if count == 1 else 's'} in the configuration:\n")
+        sys.stderr.writelines(f"  {problem}\n" for problem in error.problems)
+        return error.exit_code
+    except TunerError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:
+    """(command, --config-dir, overrides) of the words of the command line."""
+    words = "\n".join(f"  {name:<10} {what}" for name, (what, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="tuner",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="tuner [COMMAND] [study=NAME] [KEY=VALUE ...] [--config-dir DIR]",
+        description=f"Tune the hyperparameters of PyTorch Lightning models.\n\ncommands:\n{words}",
+        epilog="examples:\n  tuner study=digits\n  tuner study=digits search=random search.budget=8 space.lr.high=0.5\n"
+        "  tuner champion study=digits\n  tuner status",
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--config-dir", metavar="DIR", help="folder with your own study/NAME.yaml (and other groups)")
+    parser.add_argument("--version", action="version", version=f"tuner {__version__}")
+    known, unknown = parser.parse_known_intermixed_args(list(arguments))
+    if unknown:
+        parser.error(f"there is no option {unknown[0]}; settings are written KEY=VALUE")
+    command, words_left = DEFAULT, list(known.words)
+    if words_left and "=" not in words_left[0] and not words_left[0].startswith(("~", "+")):
+        command = words_left.pop(0)
+        if command not in COMMANDS:
+            parser.error(f"there is no command {command}; there is: {', '.join(COMMANDS)}")
+    return command, known.config_dir, words_left

@@ -1,0 +1,92 @@
+"""What commands say: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import collections
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tuner import advice
+from tuner.config import Settings, StudySettings
+from tuner.errors import TunerError
+from tuner.round import Round
+from tuner.search.stages import Stage
+from tuner.store.ledger import Ledger
+from tuner.store.rounds import Champion, RoundRecord, Rounds
+
+NO_CHAMPION = 1
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def put(text: str) -> None:
+    """One line of a result, on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def needed(settings: Settings) -> StudySettings:
+    if settings.study is None:
+        raise TunerError("This command needs a study: write study=NAME.")
+    return settings.study
+
+
+def finished_before(record: RoundRecord, rounds: Rounds) -> int:
+    """The answer to a command whose round was finished by an earlier call."""
+    say(f"{record.name} is finished; raise search.budget, search.trials or search.timeout to go on.")
+    return finished(record, rounds)
+
+
+def finished(record: RoundRecord, rounds: Rounds) -> int:
+    """Print the champion; without one the exit code says so."""
+    champion = rounds.champion(record)
+    if champion is None:
+        say(f"{record.name} has no champion: no trial was trained in full. `tuner status study={record.study}` tells what became of them.")
+        return NO_CHAMPION
+    put(champion_line(record, champion))
+    put(f"  {shlex.join(champion.overrides)}")
+    return 0
+
+
+def champion_line(record: RoundRecord, champion: Champion) -> str:
+    sure = "provisional: one training's value" if champion.provisional else "confirmed"
+    return f"champion of {record.name}: {record.metric}={advice.short(champion.value)} by trial {champion.trial} ({sure})"
+
+
+def interrupted(record: RoundRecord, ledger: Ledger, champion: Champion | None) -> None:
+    """The summary of a call that was stopped on the way."""
+    put(f"{record.name}: interrupted with {_outcomes(ledger)}")
+    if champion is not None:
+        put(f"best so far: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
+    say("The same command goes on from here.")
+
+
+def summary(record: RoundRecord, ledger: Ledger, stages: Sequence[Stage], round_: Round, study: StudySettings) -> None:
+    """What a round came to, before its champion."""
+    put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
+    for stage in stages:
+        put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
+    for edge in stages[-1].pressed if stages else ():
+        put(f"  {advice.pressed(study.space[edge.parameter], edge.side, expanding=round_.settings.search.expand)}")
+
+
+def _outcomes(ledger: Ledger) -> str:
+    return counted(collections.Counter(outcome_of(trial.user_attrs) for trial in ledger.trials))
+
+
+def outcome_of(attributes: dict[str, Any]) -> str:
+    """A trial's outcome, or what it does now."""
+    if attributes.get("outcome"):
+        return str(attributes["outcome"])
+    return "paused" if attributes.get("paused_at") is not None else "running"
+
+
+def counted(counts: collections.Counter[str]) -> str:
+    """For example `36 trials (9 complete, 27 pruned)`."""
+    total = sum(counts.values())
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+    return f"{total} trial{'' if total == 1 else 's'}" + (f" ({parts})" if parts else "")

@@ -1,0 +1,53 @@
+"""`tuner status`: rounds, their stages, trials by outcome, and who works."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from tuner import advice
+from tuner.commands import report
+from tuner.config import Settings
+from tuner.search.stages import Stage
+from tuner.store.database import Database
+from tuner.store.overview import overview
+from tuner.store.rounds import Owner, RoundRecord, Rounds, RoundState
+
+
+def status(settings: Settings) -> int:
+    """Print all rounds of the store, or those of one study."""
+    name = settings.study.name if settings.study else None
+    with Database(settings.store.url) as database:
+        rounds = Rounds(database)
+        records = rounds.all(name)
+        if not records:
+            report.put(f"no rounds{f' of {name}' if name else ''} in {database}")
+        for record in records:
+            _show(record, rounds, database)
+    return 0
+
+
+def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
+    seen = overview(database, record.name)
+    report.put(f"{record.name}: {_doing(record)}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}")
+    stages = {stage.name: stage for stage in map(Stage.from_dict, rounds.stages(record))}
+    for name in [*stages, *(name for name in seen.by_stage if name not in stages)]:
+        counts = seen.by_stage.get(name)
+        why = f": {stages[name].reason}" if name in stages else ""
+        report.put(f"  {name}: {report.counted(counts) if counts else 'nothing drawn'}{why}")
+    for training in seen.training:
+        report.put(f"  trial {training.number} ({training.stage}) on {training.worker}")
+    champion = rounds.champion(record)
+    if champion is not None:
+        report.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
+
+
+def _doing(record: RoundRecord) -> str:
+    if record.state is RoundState.FINISHED:
+        return "finished"
+    owner = Owner.parse(record.owner) if record.owner else None
+    if owner is None:
+        return "unfinished, nobody runs it"
+    expired = record.lease_expires is not None and record.lease_expires < dt.datetime.now(dt.UTC)
+    if expired or owner.is_dead():
+        return f"unfinished, left by process {owner.pid} on {owner.host}"
+    return f"run by process {owner.pid} on {owner.host}"

@@ -1,0 +1,313 @@
+"""`tuner study=NAME`: find the round that the configuration belongs to, and do what is left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import inspect
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+
+from tuner import advice
+from tuner.checkpoints import Checkpoints
+from tuner.commands import report
+from tuner.config import Settings, StudySettings
+from tuner.config.identity import changes, data_version, digest
+from tuner.errors import ConfigError, Problem
+from tuner.launch.devices import placements
+from tuner.launch.local import LocalLauncher
+from tuner.progress import Progress
+from tuner.round import Ending, Round
+from tuner.search.history import Entry, History, State
+from tuner.search.promotion import Plan, rungs_for
+from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler, attribute_entry
+from tuner.search.stages import Stage, stage_of
+from tuner.space import Value
+from tuner.store.database import Database
+from tuner.store.ledger import Ledger
+from tuner.store.rounds import RENEW_S, Champion, Owner, RoundRecord, Rounds, RoundState
+
+INTERRUPTED = 130
+
+
+def tune(settings: Settings) -> int:
+    """Run or finish the round of this configuration, and print its champion."""
+    study = report.needed(settings)
+    with Database(settings.store.url) as database:
+        rounds = Rounds(database)
+        record = _round_of(settings, study, rounds)
+        if record.state is RoundState.FINISHED and record.budget == budgets(settings):
+            return report.finished_before(record, rounds)
+        owner = Owner.this_process()
+        rounds.lease(record, owner, _now())
+        with _Session(settings, study, database, rounds, record, owner) as session:
+            ending = session.run()
+        return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
+
+
+def budgets(settings: Settings) -> dict[str, Any]:
+    """What ends a round; the same budgets again have nothing left to do."""
+    search = settings.search
+    return {"budget": search.budget, "trials": search.trials, "timeout": search.timeout_s}
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _round_of(settings: Settings, study: StudySettings, rounds: Rounds) -> RoundRecord:
+    identity = digest(settings.identity)
+    record = rounds.of_identity(study.name, identity)
+    if record is not None:
+        return record
+    before = rounds.latest(study.name)
+    record = rounds.create(
+        study.name,
+        digest=identity,
+        identity=settings.identity,
+        metric=study.objective.metric,
+        direction=study.objective.direction,
+        data_version=data_version(settings.identity),
+        now=_now(),
+    )
+    if before is not None:
+        report.say(f"{record.name} is a new round, because since {before.name} this has changed:")
+        for change in changes(before.identity, settings.identity):
+            report.say(f"  {change}")
+    return record
+
+
+class _Session:
+    """One controller's work on one round, from the lease to its return."""
+
+    def __init__(
+        self, settings: Settings, study: StudySettings, database: Database, rounds: Rounds, record: RoundRecord, owner: Owner
+    ) -> None:
+        self._settings, self._study, self._database = settings, study, database
+        self._rounds, self._record, self._owner = rounds, record, owner
+        self._renewed = -RENEW_S
+        self._state = RoundState.OPEN
+        self._seconds_used = record.seconds_used
+        self._stages = [Stage.from_dict(stage) for stage in rounds.stages(record)]
+
+    def __enter__(self) -> _Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rounds.release(
+            self._record, self._owner, state=self._state, budget=budgets(self._settings), seconds_used=self._seconds_used
+        )
+
+    def run(self) -> Ending:
+        """Open the trials, run the round, crown the champion."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        settings, study = self._settings, self._study
+        ledger = Ledger(
+            self._database.storage,
+            self._record.name,
+            metric=study.objective.metric,
+            direction=study.objective.direction,
+            space=study.space,
+            expand=settings.search.expand,
+        )
+        history = _history(ledger, study)
+        defaults, missing = _own_values(study)
+        ledger.use(self._sampler(defaults), _pruner(settings))
+        if not len(ledger):
+            if missing:
+                report.say(f"Trial 0 is a draw like the others, because the study's own values are not in the space: {missing}")
+            else:
+                ledger.enqueue(study.space.active(defaults))
+        plan = plan_of(settings)
+        root = Path(settings.store.folder).absolute() / self._record.name
+        with Progress(settings, self._record.name, plan, self.stage_name) as progress:
+            self._progress = progress
+            round_ = Round(
+                settings,
+                ledger=ledger,
+                history=history,
+                plan=plan,
+                launcher=LocalLauncher(placements(settings.launcher.workers, _accelerator(study)), root),
+                checkpoints=Checkpoints(root),
+                stage_of=self.stage_name,
+                barrier=self._barrier,
+                keep_lease=self._keep_lease,
+                seconds_used=self._record.seconds_used,
+                watcher=progress,
+            )
+            with _signals(round_.interrupt):
+                ending = round_.run()
+        self._seconds_used = round_.seconds_used
+        champion = champion_of(ledger, study)
+        if champion is not None:
+            self._rounds.crown(self._record, champion, _now())
+        if ending is Ending.INTERRUPTED:
+            report.interrupted(self._record, ledger, champion)
+        else:
+            self._state = RoundState.FINISHED
+            report.summary(self._record, ledger, self._stages, round_, study)
+        return ending
+
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def stage_name(self, draw: int) -> str:
+        """Name of the stage that a draw belongs to."""
+        return stage_of(draw, self._stages).name if self._stages else self._settings.search.name
+
+    def _barrier(self) -> int | None:
+        return self._stages[-1].ends_at if self._settings.search.barrier and self._stages else None
+
+    def _on_stage(self, stage: Stage) -> None:
+        self._stages.append(stage)
+        self._rounds.add_stage(self._record, stage.number, stage.to_dict(), _now())
+        self._progress.stage(stage)
+        for edge in stage.pressed:
+            parameter = self._study.space[edge.parameter]
+            self._progress.note(advice.pressed(parameter, edge.side, expanding=self._settings.search.expand))
+
+    def _sampler(self, defaults: Mapping[str, Value]) -> BaseSampler:
+        search, space, seed = self._settings.search, self._study.space, self._settings.seed
+        if isinstance(search.draws, Mapping):
+            node = dict(search.draws)
+            return _instantiated("search.draws", node, seed, BaseSampler)  # type: ignore[no-any-return]
+        if search.draws in ("random", "quasi_random"):
+            return ResultBlindSampler(search.draws, seed, space)
+        return CoarseToFineSampler(
+            seed,
+            space=space,
+            epochs=self._study.epochs,
+            coarse=search.coarse,
+            elites=search.elites,
+            screen=search.screen,
+            expand=search.expand,
+            tiered=search.draws == "tiered",
+            expected_draws=expected_draws(self._settings),
+            defaults=defaults,
+            stages=list(self._stages),
+            on_stage=self._on_stage,
+        )
+
+    def _keep_lease(self, seconds_used: float) -> None:
+        self._seconds_used = seconds_used
+        if time.monotonic() - self._renewed >= RENEW_S:
+            self._rounds.renew(self._record, self._owner, _now(), seconds_used=seconds_used)
+            self._renewed = time.monotonic()
+
+
+def plan_of(settings: Settings) -> Plan:
+    """Budgets and rungs of a round."""
+    study, search, pruner = report.needed(settings), settings.search, settings.pruner
+    rungs = rungs_for(study.epochs, pruner.first_rung, pruner.eta) if pruner.rule == "promote" else ()
+    epochs = None if search.budget is None else search.budget * study.epochs
+    return Plan(epochs=study.epochs, rungs=rungs, eta=pruner.eta, budget_epochs=epochs, trials=search.trials)
+
+
+def expected_draws(settings: Settings) -> int:
+    """Configurations that a round will draw: as many as its trials, or as its budget pays for."""
+    plan = plan_of(settings)
+    cost, share, before = 0.0, 1.0, 0
+    for epoch in (*plan.rungs, plan.epochs):
+        cost, share, before = cost + share * (epoch - before), share / plan.eta, epoch
+    options = [plan.trials] if plan.trials is not None else []
+    if plan.budget_epochs is not None:
+        options.append(max(1, round(plan.budget_epochs / cost)))
+    # A round bounded by time alone: as many as the default budget of 16 full trainings would pay for.
+    return min(options) if options else max(1, round(16 * plan.epochs / cost))
+
+
+def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:
+    """The best trial that was trained in full; provisional, because its value is one training's."""
+    best = None
+    for trial in ledger.trials:
+        if trial.state is optuna.trial.TrialState.COMPLETE and (best is None or study.objective.is_better(trial.value, best.value)):
+            best = trial
+    if best is None:
+        return None
+    effective = study.space.effective(ledger.values(best.number))
+    return Champion(best.number, best.value, effective, tuple(study.nodes.overrides(effective, study.space)), provisional=True)
+
+
+def _history(ledger: Ledger, study: StudySettings) -> History:
+    """The round's trials as the search sees them; those that an earlier controller left running were interrupted."""
+    history = History()
+    for trial in ledger.trials:
+        point = study.space.to_unit(ledger.values(trial.number))
+        entry: Entry = attribute_entry(trial, point, study.objective.cost(1.0))
+        if entry.state is State.RUNNING:
+            ledger.note(trial.number, outcome="interrupted")
+        history.add(entry)
+    return history
+
+
+def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
+    """The study's own values of its parameters, as they would be drawn, and those that are not in the space."""
+    own: dict[str, Value] = {}
+    for parameter in study.space:
+        with contextlib.suppress(LookupError):
+            own[parameter.name] = study.nodes.own_value(parameter)
+    drawn = study.space.drawn(own)
+    missing = []
+    for parameter in study.space:
+        if not parameter.is_active(drawn):
+            drawn.pop(parameter.name, None)
+        elif parameter.name not in drawn or not parameter.scale.contains(drawn[parameter.name]):
+            missing.append(f"{parameter.path}={own.get(parameter.name, '(none of the choices)')}")
+            drawn.pop(parameter.name, None)
+    return drawn, ", ".join(missing)
+
+
+def _pruner(settings: Settings) -> BasePruner:
+    rule = settings.pruner.rule
+    if isinstance(rule, str):
+        return NopPruner()
+    return _instantiated("pruner", dict(rule), settings.seed, BasePruner)  # type: ignore[no-any-return]
+
+
+def _instantiated(key: str, node: dict[str, Any], seed: int, base: type) -> Any:
+    """An Optuna object of the configuration, seeded where it takes a seed and is given none."""
+    try:
+        target = hydra.utils.get_class(node["_target_"])
+        if "seed" in inspect.signature(target).parameters:
+            node.setdefault("seed", seed)
+        made = hydra.utils.instantiate(node)
+    except Exception as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError([Problem(key, "can be built", node["_target_"], f"It says: {cause}")]) from None
+    if not isinstance(made, base):
+        raise ConfigError([Problem(key, f"is an Optuna {base.__name__}", node["_target_"], "Name a class of that kind.")])
+    return made
+
+
+def _accelerator(study: StudySettings) -> str:
+    return str(study.nodes.plain()["trainer"].get("accelerator", "auto"))
+
+
+@contextlib.contextmanager
+def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and a polite end from the system stop the round; a second Ctrl-C stops its workers at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        sys.stderr.write(f"\n{name}: stopping what runs; the same command goes on from here. Once more kills it.\n")
+        interrupt()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+

@@ -1,0 +1,1 @@
+"""Worker groups and the messages between them and the controller."""

@@ -1,0 +1,391 @@
+"""One round: free workers are given work, what they report is recorded, until there is nothing left to do.
+
+The loop knows neither how configurations are drawn (the ledger asks a sampler) nor what is worth going on with
+(`tuner.search.promotion`), nor how a worker trains. It keeps the three in step, and writes down what happened before
+it acts on it, so that the same command goes on from any point where it was cut off.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.trial import TrialState
+
+from tuner.checkpoints import Checkpoints
+from tuner.config.settings import Settings
+from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, did_you_mean
+from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
+from tuner.search.history import History, State
+from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
+from tuner.store.ledger import Ledger
+from tuner.training.task import Answer, Measurement, Outcome, Result, Task
+
+#: Longest wait for the workers' next message; the lease, the time limits and the screen are looked after in between.
+TICK_S = 0.5
+#: A worker that was told to stop and does not within this time is killed: it hangs in the user's code.
+STOP_S = 10.0
+#: So many first trials that all crash in the same place are the code's fault, not the configurations'.
+SAME_CRASHES = 3
+#: Characters of a traceback that are stored with its trial; the end of it names the error.
+TRACEBACK_CHARACTERS = 20_000
+
+
+class Ending(enum.StrEnum):
+    """How a call of the round ended."""
+
+    FINISHED = "finished"
+    TIMEOUT = "out of time"
+    INTERRUPTED = "interrupted"
+
+
+class Why(enum.StrEnum):
+    """Why the controller stops a training."""
+
+    PRUNED = "pruned"
+    TIMED_OUT = "timed out"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass
+class _Job:
+    """A trial in training, as its controller sees it."""
+
+    number: int
+    worker: int
+    began: float
+    seconds_before: float
+    stopping: Why | None = None
+    kill_at: float | None = None
+
+
+class Watcher:
+    """Told what happens, to show it; the default shows nothing."""
+
+    def trial_ended(self, number: int, outcome: str, attributes: Mapping[str, Any]) -> None:
+        """A trial ended, paused for good or not at all; `attributes` are those of the ledger."""
+
+    def tick(self, round_: Round) -> None:
+        """The loop went round once."""
+
+
+class Round:
+    """The loop over one opened round. Call `run` once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger,
+        history: History,
+        plan: Plan,
+        launcher: Launcher,
+        checkpoints: Checkpoints,
+        stage_of: Callable[[int], str],
+        barrier: Callable[[], int | None],
+        keep_lease: Callable[[float], None],
+        seconds_used: float = 0.0,
+        watcher: Watcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            settings: of this call, with a study.
+            ledger: the round's trials, its sampler and pruner in use.
+            history: the same trials as the search's rules see them.
+            plan: budgets and rungs.
+            launcher: the workers, not entered yet.
+            checkpoints: where paused trials wait.
+            stage_of: name of the stage that a draw belongs to.
+            barrier: number of draws at which the present stage waits, None for no waiting.
+            keep_lease: called with the seconds used, often; raises when the lease is lost.
+            seconds_used: by earlier calls.
+            watcher: shows what happens.
+            clock: seconds, monotonic.
+        """
+        if settings.study is None:
+            raise ValueError("a round needs a study")
+        self.settings, self.study = settings, settings.study
+        self.ledger, self.history, self.plan = ledger, history, plan
+        self._launcher, self._checkpoints = launcher, checkpoints
+        self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
+        self._watcher, self._clock = watcher or Watcher(), clock
+        self._seconds_before, self._began = seconds_used, clock()
+        self._jobs: dict[int, _Job] = {}  # by trial
+        self._validations = collections.Counter[int]()
+        self._crashes: list[tuple[str, str]] = []
+        self._ended = False
+        self.ending: Ending | None = None
+        self.reason = ""
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Ending:
+        """Work until the round has finished, its time is up, or `interrupt` was called.
+
+        Raises:
+            ConfigError: the module never logs the objective.
+            StudyError: the study cannot be trained as it is configured.
+            RoundFailed: the user's code fails whatever the configuration.
+        """
+        with self._launcher:
+            while not self._ended:
+                self._employ()
+                for worker, event in self._launcher.events(0.0 if self._ended else TICK_S):
+                    self._handle(worker, event)
+                self._look_at_the_clock()
+                self._watcher.tick(self)
+        self.ending = self.ending or Ending.FINISHED
+        if self.ending is not Ending.INTERRUPTED:
+            self._let_go()
+        return self.ending
+
+    def interrupt(self) -> None:
+        """Stop what runs and end the call; a second one kills the workers."""
+        if self.ending is Ending.INTERRUPTED:
+            for job in self._jobs.values():
+                self._launcher.kill(job.worker)
+        self.ending = Ending.INTERRUPTED
+
+    @property
+    def seconds_used(self) -> float:
+        return self._seconds_before + self._clock() - self._began
+
+    @property
+    def running(self) -> int:
+        return len(self._jobs)
+
+    def _employ(self) -> None:
+        """Give each idle worker what is next."""
+        for worker in self._launcher.idle():
+            plan = replace(self.plan, closing=self.ending is not None, barrier_at=self._barrier())
+            action = next_action(self.history, plan)
+            if isinstance(action, Draw):
+                self._draw(worker)
+            elif isinstance(action, Resume):
+                self._resume(worker, action)
+            elif isinstance(action, Finished):
+                self._ended, self.reason = not self._jobs, action.reason
+                return
+            elif isinstance(action, Wait):
+                return
+
+    def _handle(self, worker: int, event: Event) -> None:
+        if isinstance(event, Measured):
+            self._measured(worker, event.trial, event.measurement, waits=event.waits)
+        elif isinstance(event, Ended):
+            self._trial_ended(self._jobs.pop(event.trial), event.result)
+        elif isinstance(event, Refused):
+            raise StudyError(event.text)
+        elif isinstance(event, Lost) and event.trial is not None:
+            self._lost(self._jobs.pop(event.trial), event.reason)
+
+    def _look_at_the_clock(self) -> None:
+        self._keep_lease(self.seconds_used)
+        now, search = self._clock(), self.settings.search
+        if self.ending is None and search.timeout_s is not None and self.seconds_used >= search.timeout_s:
+            self.ending = Ending.TIMEOUT
+        for job in self._jobs.values():
+            if self.ending is not None:
+                self._stop(job, Why.INTERRUPTED)
+            elif search.trial_timeout_s is not None and self._seconds(job) >= search.trial_timeout_s:
+                self._stop(job, Why.TIMED_OUT)
+            if job.kill_at is not None and now >= job.kill_at:
+                self._launcher.kill(job.worker)
+
+    def _stop(self, job: _Job, why: Why) -> None:
+        if job.stopping is None:
+            job.stopping, job.kill_at = why, self._clock() + STOP_S
+            self._launcher.halt(job.worker)
+
+    def _seconds(self, job: _Job) -> float:
+        return job.seconds_before + self._clock() - job.began
+
+    # -- starting -----------------------------------------------------------------------------------------------
+
+    def _draw(self, worker: int) -> None:
+        drawn = self.ledger.draw()
+        effective = self.study.space.effective(drawn.values)
+        self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), self.plan.first_target)
+        self.ledger.record(
+            drawn.number,
+            stage=self._stage_of(drawn.number),
+            hyperparameters=effective,
+            worker=self._launcher.describe(worker),
+            target=self.plan.first_target,
+            readings=[],
+        )
+        self._train(worker, drawn.number, effective)
+
+    def _resume(self, worker: int, action: Resume) -> None:
+        number = action.number
+        self.history.resumed(number, action.until)
+        self.ledger.note(number, worker=self._launcher.describe(worker), target=action.until, paused_at=None, outcome=None)
+        self._train(worker, number, self.study.space.effective(self.ledger.values(number)))
+
+    def _train(self, worker: int, number: int, effective: Mapping[str, Any]) -> None:
+        checkpoint, kept = self._checkpoints.of(number), self.ledger.trial(number).user_attrs.get("checkpoint")
+        # Without its file a trial starts anew; what it read at a rung stays, because the search has acted on it.
+        trained = kept["epoch"] if checkpoint and kept else 0
+        self._validations[number] = kept["validations"] if checkpoint and kept else 0
+        seconds = float(self.ledger.trial(number).user_attrs.get("seconds", 0.0))
+        self._jobs[number] = _Job(number, worker, self._clock(), seconds)
+        task = Task(
+            trial=number,
+            config=self.study.nodes.plain(effective, self.study.space),
+            metric=self.study.objective.metric,
+            # Each trial its own, so that no configuration wins by a seed that suits all.
+            seed=self.settings.seed + number,
+            folder=str(self._checkpoints.folder(number)),
+            rungs=tuple(rung for rung in self.plan.rungs if rung > trained),
+            checkpoint=str(checkpoint) if trained else None,
+            every_value=self._asks_optuna,
+        )
+        self._launcher.train(worker, task)
+
+    @property
+    def _asks_optuna(self) -> bool:
+        return not isinstance(self.settings.pruner.rule, str)
+
+    # -- what workers report ------------------------------------------------------------------------------------
+
+    def _measured(self, worker: int, number: int, measurement: Measurement, *, waits: bool) -> None:
+        self._validations[number] += 1
+        self.ledger.measure(number, measurement.step, self._validations[number], measurement.value)
+        answer = Answer.GO_ON
+        if measurement.rung and self._answer_at_rung(number, measurement) is Answer.PAUSE:
+            answer = Answer.PAUSE
+        elif self._asks_optuna and self.ledger.should_prune(number):
+            self._jobs[number].stopping = Why.PRUNED
+            answer = Answer.STOP
+        if waits:
+            self._launcher.reply(worker, answer)
+
+    def _answer_at_rung(self, number: int, measurement: Measurement) -> Answer:
+        """Whether a trial goes straight on: if it were paused, would it be the one to take up?"""
+        rung = max(rung for rung in self.plan.rungs if rung <= measurement.epoch + 1e-9)
+        self._read(number, rung, measurement.value)
+        if rung < self.history[number].target:
+            return Answer.GO_ON  # decided before the trial was interrupted
+        entry = self.history[number]
+        self.history.paused(number)
+        closing = self.ending is not None or self._jobs[number].stopping is not None
+        action = next_action(self.history, replace(self.plan, closing=closing, barrier_at=self._barrier()))
+        if isinstance(action, Resume) and action.number == number:
+            self.history.resumed(number, action.until)
+            self.ledger.note(number, target=action.until)
+            return Answer.GO_ON
+        self.history.add(entry)  # it runs until its checkpoint is written
+        return Answer.PAUSE
+
+    def _read(self, number: int, epoch: int, value: float) -> None:
+        self.history.read(number, epoch, self.study.objective.cost(value))
+        cost = self.study.objective.cost  # its own inverse
+        self.ledger.note(number, readings=[[r.epoch, cost(r.value), r.order] for r in self.history[number].readings])
+
+    def _trial_ended(self, job: _Job, result: Result) -> None:
+        number, facts = job.number, {"epochs": round(result.epoch, 3), "seconds": round(self._seconds(job), 3)}
+        if result.outcome is Outcome.PAUSED:
+            epoch = self.history[number].last_epoch
+            self.ledger.note(number, **facts, checkpoint={"epoch": epoch, "validations": self._validations[number]})
+            self.ledger.note(number, paused_at=epoch)
+            self.history.paused(number)
+        elif result.outcome is Outcome.COMPLETE and result.value is not None:
+            self._read(number, self.plan.epochs, result.value)
+            self._close(number, State.COMPLETE, "complete", facts, value=result.value)
+        elif result.outcome is Outcome.STOPPED:
+            self._stopped(job, facts)
+        elif result.outcome is Outcome.DIVERGED:
+            self._close(number, State.DIVERGED, "diverged", {**facts, "reason": result.reason})
+        elif result.outcome is Outcome.OUT_OF_MEMORY:
+            self._close(number, State.INFEASIBLE, "out of memory", {**facts, "reason": result.reason})
+        elif result.outcome is Outcome.CRASHED:
+            self._crashed(number, result, facts)
+        else:
+            raise ConfigError([self._no_objective(result)])
+
+    def _stopped(self, job: _Job, facts: Mapping[str, Any]) -> None:
+        if job.stopping is Why.PRUNED:
+            self._close(job.number, State.PRUNED, "pruned", {**facts, "reason": "stopped by the pruner"})
+        elif job.stopping is Why.TIMED_OUT:
+            limit = self.settings.search.trial_timeout_s
+            self._close(job.number, State.TIMED_OUT, "timed out", {**facts, "reason": f"search.trial_timeout={limit:g} s"})
+        else:
+            # What it trained since its last checkpoint is trained again, so only the time is kept.
+            self._interrupted(job.number, seconds=facts["seconds"])
+
+    def _interrupted(self, number: int, **facts: Any) -> None:
+        self.history.interrupted(number)
+        self.ledger.note(number, outcome="interrupted", **facts)
+        self._watcher.trial_ended(number, "interrupted", self.ledger.trial(number).user_attrs)
+
+    def _lost(self, job: _Job, reason: str) -> None:
+        if job.stopping is not None:
+            self._stopped(job, {"seconds": round(self._seconds(job), 3)})
+            return
+        retries = int(self.ledger.trial(job.number).user_attrs.get("retries", 0))
+        if retries < self.settings.launcher.max_retries:
+            self._interrupted(job.number, retries=retries + 1, reason=f"worker lost: {reason}")
+        else:
+            self._close(job.number, State.FAILED, "lost", {"reason": f"{reason}, after {retries} retries"})
+            self._stop_if_hopeless("lost", f"The worker of each trial so far died: {reason}. See the logs in {self._checkpoints.root}.")
+
+    def _crashed(self, number: int, result: Result, facts: Mapping[str, Any]) -> None:
+        traceback = result.traceback[-TRACEBACK_CHARACTERS:]
+        self._close(number, State.FAILED, "crashed", {**facts, "reason": result.reason, "traceback": traceback})
+        self._stop_if_hopeless(_place(result.traceback), result.traceback)
+
+    def _stop_if_hopeless(self, place: str, text: str) -> None:
+        self._crashes.append((place, text))
+        ended = [entry for entry in self.history if entry.state.ended]
+        all_alike = len({place for place, _ in self._crashes}) == 1
+        if all_alike and len(ended) == len(self._crashes) and len(ended) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES):
+            raise RoundFailed(f"The first {len(ended)} trials failed in the same way:\n\n{text}")
+
+    def _no_objective(self, result: Result) -> Problem:
+        metric = self.study.objective.metric
+        logged = ", ".join(result.logged) or "nothing"
+        remedy = f"It logs: {logged}. {did_you_mean(metric, result.logged)}" if result.logged else "Log it with self.log(...) in validation_step."
+        return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
+
+    def _close(self, number: int, state: State, outcome: str, attributes: Mapping[str, Any], *, value: float | None = None) -> None:
+        """End a trial for good: its files go first, its record last."""
+        self._checkpoints.drop(number)
+        epochs = attributes.get("epochs")
+        self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
+        self.ledger.tell(number, _OPTUNA[state], value, outcome=outcome, **attributes)
+        self._watcher.trial_ended(number, outcome, self.ledger.trial(number).user_attrs)
+
+    def _let_go(self) -> None:
+        """End the trials that this round will not take up any more."""
+        for number in self.history.numbers(State.PAUSED):
+            rung = self.history[number].last_epoch
+            self._close(number, State.PRUNED, "pruned", {"paused_at": None, "reason": f"not among the best at epoch {rung}"})
+        for number in self.history.numbers(State.INTERRUPTED):
+            self._close(number, State.PRUNED, "pruned", {"reason": "the round's time was up"})
+
+
+_OPTUNA = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.FAILED: TrialState.FAIL,
+    State.PRUNED: TrialState.PRUNED,
+    State.DIVERGED: TrialState.PRUNED,
+    State.TIMED_OUT: TrialState.PRUNED,
+    # Optuna's samplers ignore a failed trial and would draw it again; a pruned one without values counts as bad.
+    State.INFEASIBLE: TrialState.PRUNED,
+}
+
+
+def _place(traceback: str) -> str:
+    """Where and how a crash happened, without the values that differ between configurations."""
+    lines = [line for line in traceback.splitlines() if line.strip()]
+    frames = [line.strip() for line in lines if line.lstrip().startswith("File ")]
+    kind = lines[-1].partition(":")[0] if lines else ""
+    return f"{frames[-1] if frames else ''} {kind}"
+
+

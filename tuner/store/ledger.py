@@ -1,0 +1,197 @@
+"""The trials of one round: in memory for the search, in the database for everybody else.
+
+The controller asks samplers and pruners against an in-memory Optuna study, and writes each trial to the database as
+one transaction when it is drawn. Optuna's own storage reads every unfinished trial again at each ask, and a round
+that pauses trials has thousands of them; it also pays a transaction per parameter. Numbers are the same in both.
+
+What a trial carries besides Optuna's own fields, as user attributes:
+
+| attribute | meaning |
+| --- | --- |
+| stage | name of the stage that it was drawn in |
+| hyperparameters | the effective values, as the training sees them |
+| worker | who trains it now, host:pid |
+| readings | [[epoch, value, order], …]: the values that the search compares |
+| target | epoch that it trains to |
+| paused_at | epoch at which it waits; null while it trains |
+| checkpoint | {epoch, validations} of the checkpoint that it can go on from |
+| outcome | how it ended, or `interrupted` while it waits to be taken up again |
+| reason, traceback | of an outcome that is not complete |
+| epochs, seconds | trained in all |
+| retries | times it was taken up after its worker died |
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
+from tuner.space import Space, Value
+
+#: Optuna's key of a study's metric names, which its plots and the dashboard show.
+METRIC_NAMES = "study:metric_names"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A configuration: the trial's number and the values drawn, without those of switched-off parameters."""
+
+    number: int
+    values: Mapping[str, Value]
+
+
+class Ledger:
+    """Draws, measures and closes trials in both places. Used by one thread of one controller."""
+
+    def __init__(self, storage: RDBStorage, name: str, *, metric: str, direction: str, space: Space, expand: bool) -> None:
+        """Open the round's Optuna study, making it where it is not there yet, and read what it has."""
+        self._storage, self._space, self._expand = storage, space, expand
+        self._study_id = _study_id(storage, name, metric, direction)
+        self._memory = InMemoryStorage()
+        self.study = optuna.create_study(storage=self._memory, study_name=name, direction=direction)  # type: ignore[arg-type]
+        self._memory_study_id = self._memory.get_study_id_from_name(name)
+        self._ids: list[int] = []  # of the database, by number
+        self._memory_ids: list[int] = []
+        for trial in sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda one: one.number):
+            self._ids.append(trial._trial_id)  # noqa: SLF001 - Optuna's storages are keyed by it
+            self._memory_ids.append(self._memory.create_new_trial(self._memory_study_id, _by_validation(trial)))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def use(self, sampler: BaseSampler, pruner: optuna.pruners.BasePruner) -> None:
+        self.study.sampler, self.study.pruner = sampler, pruner
+
+    @property
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self._memory.get_trial(self._memory_ids[number])
+
+    def values(self, number: int) -> dict[str, Value]:
+        """The values that were drawn for a trial."""
+        return values_of(self.trial(number), self._space)
+
+    # -- a trial's life -----------------------------------------------------------------------------------------
+
+    def enqueue(self, values: Mapping[str, Value]) -> None:
+        """Have the next draw give these values."""
+        stored = {optuna_name(self._space[name]): to_optuna(self._space[name], value) for name, value in values.items()}
+        self.study.enqueue_trial(stored)
+
+    def draw(self) -> Drawn:
+        """Ask the sampler; nothing is in the database until `record`."""
+        trial = self.study.ask()
+        values: dict[str, Value] = {}
+        for parameter in self._space:
+            if parameter.is_active(values):
+                stored = _suggest(trial, optuna_name(parameter), distribution(parameter, expand=self._expand))
+                values[parameter.name] = from_optuna(parameter, stored)
+        self._memory_ids.append(trial._trial_id)  # noqa: SLF001 - Optuna's storages are keyed by it
+        return Drawn(trial.number, values)
+
+    def record(self, number: int, **attributes: Any) -> None:
+        """Write a trial that was just drawn, with its first attributes, in one transaction."""
+        if number != len(self._ids):
+            raise ValueError(f"trial {number} is recorded out of order; {len(self._ids)} are there")
+        for key, value in attributes.items():
+            self._memory.set_trial_user_attr(self._memory_ids[number], key, value)
+        drawn = self.trial(number)
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=drawn.params,
+            distributions=drawn.distributions,
+            user_attrs=drawn.user_attrs,
+            system_attrs=drawn.system_attrs,
+        )
+        self._ids.append(self._storage.create_new_trial(self._study_id, template))
+
+    def measure(self, number: int, step: int, validation: int, value: float) -> None:
+        """Write one value of a trial's curve; a value at the same step replaces the one before.
+
+        The database keeps it by optimizer step. In memory it stands by the number of the validation, from 1: that
+        is what trials with different batch sizes can be compared at, and what Optuna's pruners take for a resource.
+        """
+        self._memory.set_trial_intermediate_value(self._memory_ids[number], validation, value)
+        self._storage.set_trial_intermediate_value(self._ids[number], step, value)
+
+    def should_prune(self, number: int) -> bool:
+        """What the study's Optuna pruner says of a trial, after its last value."""
+        known = set(self.trial(number).system_attrs)
+        verdict = Trial(self.study, self._memory_ids[number]).should_prune()
+        for key, value in self.trial(number).system_attrs.items():
+            if key not in known:  # a pruner's own notes, which it needs again after a resume
+                self._storage.set_trial_system_attr(self._ids[number], key, value)
+        return verdict
+
+    def note(self, number: int, **attributes: Any) -> None:
+        """Set attributes of a trial that has not ended."""
+        for key, value in attributes.items():
+            if self.trial(number).user_attrs.get(key, _NOTHING) != value:
+                self._memory.set_trial_user_attr(self._memory_ids[number], key, value)
+                self._storage.set_trial_user_attr(self._ids[number], key, value)
+
+    def tell(self, number: int, state: TrialState, value: float | None = None, **attributes: Any) -> None:
+        """End a trial; its attributes go in before, because a finished trial is frozen."""
+        self.note(number, **attributes)
+        # Told through the study, so that the sampler's after_trial runs; Optuna gives a pruned trial its last value.
+        self.study.tell(number, value, state)
+        self._storage.set_trial_state_values(self._ids[number], state, self.trial(number).values)
+
+
+_NOTHING = object()
+
+
+def values_of(trial: FrozenTrial, space: Space) -> dict[str, Value]:
+    """The values of a trial's parameters by their short names, checked against the space.
+
+    Raises:
+        ValueError: a stored value is not in the space; nothing that the database says is used unchecked.
+    """
+    values: dict[str, Value] = {}
+    for parameter in space:
+        name = optuna_name(parameter)
+        if name in trial.params:
+            if not trial.distributions[name]._contains(trial.distributions[name].to_internal_repr(trial.params[name])):  # noqa: SLF001
+                raise ValueError(f"trial {trial.number}: {name}={trial.params[name]!r} is not in the space")
+            values[parameter.name] = from_optuna(parameter, trial.params[name])
+    return values
+
+
+def _by_validation(trial: FrozenTrial) -> FrozenTrial:
+    changed = copy.copy(trial)
+    changed.intermediate_values = dict(enumerate((value for _, value in sorted(trial.intermediate_values.items())), 1))
+    return changed
+
+
+def _study_id(storage: RDBStorage, name: str, metric: str, direction: str) -> int:
+    try:
+        study_id: int = storage.create_new_study([StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE], name)
+        storage.set_study_system_attr(study_id, METRIC_NAMES, [metric])
+    except DuplicatedStudyError:
+        study_id = storage.get_study_id_from_name(name)
+    return study_id
+
+
+def _suggest(trial: Trial, name: str, dist: BaseDistribution) -> Value:
+    """Define-by-run, one parameter at a time, so that any sampler meets conditions in the way it is made for."""
+    if isinstance(dist, FloatDistribution):
+        return trial.suggest_float(name, dist.low, dist.high, log=dist.log, step=dist.step)
+    if isinstance(dist, IntDistribution):
+        return trial.suggest_int(name, dist.low, dist.high, log=dist.log, step=dist.step)
+    if isinstance(dist, CategoricalDistribution):
+        return trial.suggest_categorical(name, dist.choices)
+    raise TypeError(f"{name}: {type(dist).__name__} is no distribution of Optuna's samplers")
