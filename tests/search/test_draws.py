@@ -1,0 +1,250 @@
+"""Draws: what they depend on, where they fall, and that each kind keeps the same contract."""
+
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from tuner.search.draws import (
+    MOST_ROWS,
+    Encoding,
+    FitCache,
+    _fit_size,
+    _measured,
+    screened,
+    sobol_point,
+    uniform_point,
+    zoomed,
+)
+from tuner.search.history import Entry, History, Reading, State
+from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stages_until
+from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space
+
+EPOCHS = 50
+SPACE = Space.of(
+    [
+        Parameter("lr", LogUniform(1e-4, 1.0), "lr"),
+        Parameter("momentum", OneMinusPow10(0.9, 0.999), "m", when={"opt": ("sgd", "lion")}),
+        Parameter("opt", Categorical(("sgd", "adam", "lion")), "o"),
+        Parameter("layers", Int(1, 5), "l", memory=True),
+        Parameter("units", LogInt(8, 512), "u", memory=True),
+    ]
+)
+DIMENSIONS = dimensions_of(SPACE)
+
+
+def loss(point):
+    return (point["lr"] - 0.7) ** 2 + 0.1 * (1 - point["units"]) + (0.2 if 0.34 < point["opt"] < 0.66 else 0.0)
+
+
+def grown(draws: int, seed: int = 0) -> History:
+    """A history of uniform draws, the best of which were trained in full; a few are running."""
+    history = History()
+    stage = stages_until(0, (), history, DIMENSIONS, zoom=Zoom())[0]
+    for number in range(draws):
+        values = SPACE.from_unit(zoomed(stage, seed, number))
+        history.drawn(number, SPACE.to_unit(values), 13)
+        history.read(number, 13, loss(history[number].point | {"opt": 0.1}) + 0.1)
+        history.paused(number)
+        if number % 4 == 0:
+            history.resumed(number, EPOCHS)
+            history.read(number, EPOCHS, loss(history[number].point))
+            history.ended(number, State.COMPLETE)
+    return history
+
+
+def stage_for(history: History, **options) -> Stage:
+    return stages_until(len(history), (), history, DIMENSIONS, zoom=Zoom(**options))[-1]
+
+
+DRAWS = {
+    "uniform": lambda history, seed, index: uniform_point(seed, 0, index, SPACE.names),
+    "sobol": lambda history, seed, index: sobol_point(seed, index, SPACE.names),
+    "zoomed": lambda history, seed, index: zoomed(stage_for(history), seed, index),
+    "screened": lambda history, seed, index: screened(
+        history, stage_for(history), DIMENSIONS, seed, index, epochs=EPOCHS
+    ),
+}
+
+
+@pytest.mark.parametrize("draws", [0, 1, 20])
+@pytest.mark.parametrize("kind", DRAWS)
+def test_every_draw_is_inside_the_cube_and_repeats_itself(kind, draws):
+    history = grown(draws)
+    for index in range(20, 24):
+        point = DRAWS[kind](history, 3, index)
+        assert set(point) == set(SPACE.names)
+        assert all(0.0 <= unit <= 1.0 for unit in point.values())
+        assert DRAWS[kind](history, 3, index) == point
+        assert DRAWS[kind](history, 4, index) != point
+        assert DRAWS[kind](history, 3, index + 1) != point
+        values = SPACE.from_unit(point)
+        assert all(SPACE[name].scale.contains(value) for name, value in values.items())
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_a_resumed_round_draws_the_same(kind):
+    history = grown(30)
+    assert DRAWS[kind](History(list(history)), 0, 30) == DRAWS[kind](history, 0, 30)
+
+
+def test_draws_are_the_same_in_another_process():
+    code = "from tuner.search.draws import *; print(uniform_point(1, 2, 3, ['lr']), sobol_point(1, 3, ['lr', 'x']))"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert there.strip() == f"{uniform_point(1, 2, 3, ['lr'])} {sobol_point(1, 3, ['lr', 'x'])}"
+
+
+def test_a_coordinate_does_not_depend_on_the_other_names():
+    assert uniform_point(1, 2, 3, ["a", "b"])["b"] == uniform_point(1, 2, 3, ["b"])["b"]
+    assert sobol_point(1, 3, ["a", "b"])["b"] == sobol_point(1, 3, ["b"], first=1)["b"]
+
+
+@pytest.mark.parametrize("key", ["index", "stage", "seed", "name"])
+def test_uniform_draws_are_uniform_along_each_part_of_their_key(key):
+    """Fixed keys, so it passes or fails for ever; of all choices of keys one in 1000 would fail each case."""
+    parts = {
+        "index": (0, 0, None, "lr"),
+        "stage": (0, None, 0, "lr"),
+        "seed": (None, 0, 0, "lr"),
+        "name": (0, 0, 0, None),
+    }
+    units = []
+    for i in range(2000):
+        seed, stage, index, name = (i if part is None else part for part in parts[key])
+        units.append(uniform_point(seed, stage, index, [str(name)])[str(name)])
+    assert kstest(units, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sobol_points_are_a_net(seed):
+    """Every elementary interval of volume 1/64 has one of the first 64 points: Owen's scrambling keeps that."""
+    points = np.array([list(sobol_point(seed, index, ["a", "b"]).values()) for index in range(64)])
+    for bits in range(7):
+        cells = np.floor(points * [2**bits, 2 ** (6 - bits)]).astype(int)
+        assert len({tuple(cell) for cell in cells}) == 64
+
+
+def test_screened_draws_go_where_it_is_good():
+    """20 uniform draws lie 0.3 from the best learning rate on average; screened ones are expected within 0.2."""
+    history = grown(20)
+    points = [screened(history, stage_for(history), DIMENSIONS, 0, index, epochs=EPOCHS) for index in range(20, 26)]
+    assert np.mean([abs(point["lr"] - 0.7) for point in points]) < 0.2
+
+
+def test_running_trials_push_parallel_draws_apart():
+    history = grown(20)
+    first = screened(history, stage_for(history), DIMENSIONS, 0, 20, epochs=EPOCHS)
+    history.drawn(20, SPACE.to_unit(SPACE.from_unit(first)), 13)
+    cold = Encoding(DIMENSIONS, EPOCHS)
+    second = screened(history, stage_for(grown(20)), DIMENSIONS, 0, 20, epochs=EPOCHS)
+    assert np.linalg.norm(np.subtract(*cold.encoded(cold.matrix([first, second]), np.full(2, EPOCHS)))) > 0.02
+
+
+def test_draws_keep_away_from_where_trials_diverged():
+    """The upper half of the learning rates diverges; one draw in two would fall there."""
+    history = History()
+    for number in range(24):
+        unit = uniform_point(0, 0, number, ["lr"])["lr"]
+        history.drawn(number, {"lr": unit}, 13)
+        if unit > 0.5:
+            history.ended(number, State.DIVERGED)
+        else:
+            history.read(number, 13, 1.0 - unit)
+            history.paused(number)
+    dimensions = [Dimension("lr")]
+    stage = stages_until(24, (), history, dimensions, zoom=Zoom())[-1]
+    units = [screened(history, stage, dimensions, 0, index, epochs=EPOCHS)["lr"] for index in range(24, 34)]
+    assert max(units) < 0.6
+
+
+@pytest.mark.parametrize("draws", [0, 20])
+def test_what_is_not_smaller_than_an_infeasible_trial_is_not_drawn(draws):
+    history = grown(draws)
+    history.add(Entry(draws, {"layers": 0.3, "units": 0.3, "lr": 0.5}, State.INFEASIBLE))
+    for index in range(30, 45):
+        point = screened(history, stage_for(history), DIMENSIONS, 0, index, epochs=EPOCHS)
+        assert point["layers"] < 0.3 or point["units"] < 0.3
+
+
+def test_where_everything_is_infeasible_the_smallest_is_drawn():
+    history = grown(20)
+    history.add(Entry(20, {"layers": 0.1}, State.INFEASIBLE))
+    point = screened(history, stage_for(history), DIMENSIONS, 0, 21, epochs=EPOCHS)
+    assert SPACE.from_unit(point)["layers"] == 1
+
+
+def test_in_a_discrete_space_nothing_is_drawn_twice_before_all_was_drawn_once():
+    dimensions = [Dimension.of_scale("x", Int(1, 3)), Dimension.of_scale("y", Categorical(("a", "b", "c")))]
+    history = History()
+    for number in range(9):
+        stage = stages_until(number, (), history, dimensions, zoom=Zoom(coarse=0))[-1]
+        point = screened(history, stage, dimensions, 0, number, epochs=1)
+        snapped = {d.name: float(d.snapped(np.array([point[d.name]]))[0]) for d in dimensions}
+        history.add(Entry(number, snapped, State.COMPLETE, (Reading(1, sum(snapped.values()), number),)))
+    assert len({tuple(entry.point.values()) for entry in history}) == 9
+
+
+@pytest.mark.parametrize("values", [[math.nan] * 8, [1.0] * 8, [1.0, math.inf] * 4, [-math.inf, 1e300, 0.0, 1.0] * 2])
+def test_any_values_give_a_draw(values):
+    history = History()
+    for number, value in enumerate(values):
+        history.drawn(number, {"lr": number / 8}, 13)
+        history.read(number, 13, value)
+        history.paused(number)
+    stage = stages_until(8, (), history, [Dimension("lr")], zoom=Zoom())[-1]
+    assert 0.0 <= screened(history, stage, [Dimension("lr")], 0, 8, epochs=EPOCHS)["lr"] <= 1.0
+
+
+def test_an_expanded_box_is_drawn_from():
+    stage = Stage(1, "fine 1", 6, 12, {"lr": (0.0, 1.0)}, {"lr": (0.8, 1.4)})
+    history = History()
+    for number in range(6):
+        history.add(Entry(number, {"lr": number / 5}, State.COMPLETE, (Reading(1, -float(number), number),)))
+    units = [screened(history, stage, [Dimension("lr")], 0, index, epochs=1)["lr"] for index in range(6, 12)]
+    assert max(units) > 1.0
+    assert max(units) <= 1.4
+
+
+def test_fixed_dimensions_stay_fixed():
+    history = grown(20)
+    stage = stage_for(history)
+    fixed = {"lr": (0.25, 0.25)}
+    held = Stage(1, "fine 1", 6, 12, {**stage.frame, **fixed}, {**stage.box, **fixed})
+    assert screened(history, held, DIMENSIONS, 0, 20, epochs=EPOCHS)["lr"] == 0.25
+
+
+def test_encoding():
+    """Unordered choices are one apart, what is switched off is in the middle, and 1/16 of the length is 0."""
+    encoding = Encoding(DIMENSIONS, 64)
+    points = [{"lr": 0.1, "opt": unit, "layers": 0.33, "units": 0.5, "momentum": 0.9} for unit in (0.1, 0.4, 0.9)]
+    x = encoding.encoded(encoding.without_inactive(encoding.matrix(points)), np.array([4, 16, 64]))
+    places = {dimension.name: place for place, dimension in enumerate(DIMENSIONS)}
+    columns = {name: [i for i, g in enumerate(encoding.groups) if g == place] for name, place in places.items()}
+    one_hot = x[:, columns["opt"]]
+    assert [np.linalg.norm(one_hot[i] - one_hot[j]) for i, j in ((0, 1), (0, 2))] == pytest.approx([1.0, 1.0])
+    assert x[:, columns["momentum"][0]] == pytest.approx([0.9, 0.5, 0.9])
+    assert x[:, columns["layers"][0]] == pytest.approx([0.3] * 3)
+    assert x[:, -1] == pytest.approx([0.0, 0.5, 1.0])
+
+
+def test_the_fit_repeats_only_when_the_data_grew_by_a_tenth():
+    sizes = sorted({_fit_size(n) for n in range(2, 2000)})
+    assert all(larger <= max(size + 1, 1.1 * size) for size, larger in pairwise(sizes[1:]))
+    cache = FitCache()
+    history = grown(40)
+    cached = [screened(history, stage_for(history), DIMENSIONS, 0, i, epochs=EPOCHS, cache=cache) for i in (40, 41)]
+    assert cache.fits == 1
+    assert cached == [screened(history, stage_for(history), DIMENSIONS, 0, i, epochs=EPOCHS) for i in (40, 41)]
+
+
+def test_the_model_is_given_a_bounded_number_of_rows_with_the_best_and_the_newest():
+    history = grown(2000)
+    rows = _measured(history, EPOCHS, len(history.readings))
+    assert len(rows) <= MOST_ROWS
+    assert len(set(rows)) == len(rows)
+    assert {number for _, number in history.ranked(EPOCHS)[:20]} <= {row.number for row in rows if row.epoch == EPOCHS}
+    assert 1999 in {row.number for row in rows}

@@ -1,0 +1,225 @@
+"""What a free worker does next: decision tables, and rounds of simulated workers."""
+
+import math
+import random
+
+import pytest
+
+from tuner.search.history import Entry, History, Reading, State
+from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action, rungs_for, survives
+
+R, RUNG = 50, 13
+PLAN = Plan(epochs=R, rungs=(RUNG,), eta=4)
+
+
+def paused(*values: float, rung: int = RUNG) -> History:
+    history = History()
+    for value in values:
+        add(history, State.PAUSED, {rung: value})
+    return history
+
+
+def add(history: History, state: State, values: dict[int, float] | None = None, target: int | None = None) -> History:
+    first = history.next_order
+    readings = tuple(Reading(epoch, value, first + i) for i, (epoch, value) in enumerate((values or {}).items()))
+    last = max(values or {RUNG: 0})
+    history.add(Entry(len(history), {}, state, readings, target=target or last))
+    return history
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "eta", "rungs"),
+    [
+        (50, 0.25, 4, (13,)),
+        (1, 0.25, 4, ()),
+        (2, 0.25, 4, (1,)),
+        (4, 0.25, 4, (1,)),
+        (100, 0.25, 4, (25,)),
+        (100, 0.0625, 4, (7, 28)),
+        (81, 1 / 27, 3, (3, 9, 27)),
+    ],
+)
+def test_rungs(epochs, first, eta, rungs):
+    assert rungs_for(epochs, first, eta) == rungs
+
+
+TABLE = {
+    "an empty history": (History(), PLAN, Draw()),
+    "an empty history, a budget below one rung": (History(), Plan(R, (RUNG,), 4, budget_epochs=5), Draw()),
+    "three at the rung: one in four is none": (paused(3, 1, 2), PLAN, Draw()),
+    "four at the rung: the best goes on": (paused(3, 1, 2, 4), PLAN, Resume(1, R)),
+    "the best went on already": (add(paused(3, 2, 4), State.RUNNING, {RUNG: 1.0}, R), PLAN, Draw()),
+    "a diverged one counts as worst": (add(paused(3, 1, 2), State.DIVERGED), PLAN, Resume(1, R)),
+    "a failed one does not count": (add(paused(3, 1, 2), State.CRASHED), PLAN, Draw()),
+    "the best is not finite": (paused(math.nan, math.inf, math.nan, math.inf), PLAN, Draw()),
+    "ties go to the lower number": (paused(1, 1, 1, 1), PLAN, Resume(0, R)),
+    "an interrupted trial first": (add(paused(3, 1, 2, 4), State.INTERRUPTED, None, 50), PLAN, Resume(4, 50)),
+    "closing waits": (add(paused(3, 1, 2, 4), State.RUNNING), Plan(R, (RUNG,), closing=True), Wait()),
+    "the last draw is out, something runs": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), trials=3), Wait()),
+    "the last draw is in: one at least in full": (paused(2, 1, 3), Plan(R, (RUNG,), trials=3), Resume(1, R)),
+    "at a barrier with one running": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), barrier_at=3), Wait()),
+    "at a barrier with all in": (paused(1, 2, 3), Plan(R, (RUNG,), barrier_at=3), Draw()),
+    "at a barrier with one to promote": (paused(1, 2, 3, 4), Plan(R, (RUNG,), barrier_at=4), Resume(0, R)),
+    "one training and a draw do not both fit": (paused(1), Plan(R, (RUNG,), budget_epochs=60), Resume(0, R)),
+    "a budget below one training": (paused(1), Plan(R, (RUNG,), budget_epochs=30), Resume(0, R)),
+    "a budget of one rung": (paused(1), Plan(R, (RUNG,), budget_epochs=13), Resume(0, R)),
+    "two rungs: the higher one first": (
+        add(paused(1, 2, 3, 4, rung=3), State.PAUSED, {3: 9.0, 13: 9.0}),
+        Plan(R, (3, 13), eta=1),
+        Resume(4, R),
+    ),
+    "two rungs: on to the next": (paused(1, 2, 3, 4, rung=3), Plan(R, (3, 13)), Resume(0, 13)),
+    "no rungs": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R), Draw()),
+    "no rungs, the budget holds one more": (
+        add(History(), State.COMPLETE, {R: 1.0}),
+        Plan(R, budget_epochs=100),
+        Draw(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_what_a_free_worker_does(case):
+    history, plan, action = TABLE[case]
+    assert next_action(history, plan) == action
+
+
+FINISHED = {
+    "closing, nothing runs": (add(paused(1), State.INTERRUPTED), Plan(R, (RUNG,), closing=True), "time"),
+    "no rungs, the budget is used up": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, budget_epochs=99), "budget"),
+    "no rungs, all drawn": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, trials=1), "trials"),
+    "all drawn, the best in full": (
+        add(paused(2, 3, 4), State.COMPLETE, {RUNG: 1.0, R: 1.0}),
+        Plan(R, (RUNG,), trials=4),
+        "trials",
+    ),
+    "a draw could not be trained in full": (
+        add(History(), State.COMPLETE, {RUNG: 1.0, R: 1.0}),
+        Plan(R, (RUNG,), budget_epochs=99),
+        "budget",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FINISHED)
+def test_when_a_round_ends(case):
+    history, plan, reason = FINISHED[case]
+    action = next_action(history, plan)
+    assert isinstance(action, Finished)
+    assert reason in action.reason
+
+
+def test_the_end_of_a_budget_goes_to_the_best_paused_trial():
+    """From 95 % on nothing is drawn although a draw would fit: 1000 epochs, 960 spent, 40 left."""
+    history = paused(5, 4, 3)
+    for _ in range(18):
+        add(history, State.COMPLETE, {RUNG: 0.0, R: 0.0})
+    history.ended(3, State.COMPLETE, 71)
+    assert history.spent == 960
+    assert next_action(history, Plan(R, (RUNG,), eta=100, budget_epochs=1000)) == Resume(2, R)
+
+
+@pytest.mark.parametrize(
+    ("values", "number", "verdict"),
+    [
+        ([1.0], 0, True),
+        ([1.0, 2.0], 1, False),
+        ([2.0, 1.0], 1, True),
+        ([1, 2, 3, 4, 5, 6, 7, 8], 1, True),
+        ([1, 2, 3, 4, 5, 6, 7], 1, False),
+        ([math.nan], 0, False),
+    ],
+)
+def test_the_stopping_form(values, number, verdict):
+    assert survives(paused(*values), number, RUNG, eta=4) is verdict
+
+
+def _random_plan(chance: random.Random) -> Plan:
+    epochs = chance.choice([1, 2, 7, 50])
+    rungs = chance.choice([(), rungs_for(epochs), rungs_for(epochs, 1 / 16)])
+    budget = chance.choice([None, chance.uniform(0.2, 30) * epochs])
+    trials = chance.randint(1, 40) if budget is None else chance.choice([None, chance.randint(1, 40)])
+    return Plan(epochs, rungs, chance.choice([2, 3, 4]), budget, trials, barrier_at=chance.choice([None, 6]))
+
+
+class Workers:
+    """Workers that obey `next_action`; a share of trials diverges, runs out of memory, crashes or is lost."""
+
+    def __init__(self, plan: Plan, workers: int, chance: random.Random, trouble: float) -> None:
+        self.plan, self.workers, self.chance, self.trouble = plan, workers, chance, trouble
+        self.history = History()
+        self.trained: dict[int, int] = {}
+        self.reason = ""
+
+    def run(self) -> History:
+        for _ in range(5000):
+            action = next_action(self.history, self.plan)
+            busy = len(self.history.running)
+            if isinstance(action, Finished):
+                assert not busy, "finished while something runs"
+                self.reason = action.reason
+                return self.history
+            if isinstance(action, Wait):
+                assert busy, "waits for nothing"
+            if isinstance(action, Wait) or busy == self.workers:
+                self._advance(self.chance.choice(self.history.running))
+            elif isinstance(action, Draw):
+                number = len(self.history)
+                self.history.drawn(number, {"x": self.chance.random()}, self.plan.first_target)
+                self.trained[number] = 0
+            else:
+                self.history.resumed(action.number, action.until)
+        raise AssertionError("the round never ends")
+
+    def _advance(self, number: int) -> None:
+        entry = self.history[number]
+        if self.chance.random() < self.trouble:
+            self._fail(number, entry)
+            return
+        assert self.trained[number] < entry.target, "an epoch would be trained twice"
+        self.trained[number] = entry.target
+        self.history.read(number, entry.target, entry.point["x"])
+        if entry.target < self.plan.epochs:
+            self.history.paused(number)
+        else:
+            self.history.ended(number, State.COMPLETE)
+
+    def _fail(self, number: int, entry: Entry) -> None:
+        how = self.chance.choice([State.INTERRUPTED, State.DIVERGED, State.INFEASIBLE, State.CRASHED, State.TIMED_OUT])
+        if how is State.INTERRUPTED:
+            self.history.interrupted(number)
+        else:
+            self.history.ended(number, how, self.chance.randint(entry.last_epoch, entry.target))
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("seed", range(60))
+def test_rounds_end_within_their_budgets(seed, workers):
+    chance = random.Random(seed)
+    plan, trouble = _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
+    history = Workers(plan, workers, chance, trouble).run()
+    assert history.spent <= max(plan.budget + plan.epochs, plan.epochs)
+    assert plan.trials is None or len(history) <= plan.trials
+    if not trouble:
+        assert history.count(State.COMPLETE), "nothing was trained in full"
+        assert history.spent <= max(plan.budget, plan.epochs) or history.count(State.COMPLETE) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_round_of_trials_trains_the_best_quarter_in_full(seed, workers):
+    chance = random.Random(seed)
+    trials = chance.randint(1, 60)
+    history = Workers(Plan(R, (RUNG,), 4, trials=trials), workers, chance, trouble=0.0).run()
+    best = {number for _, number in history.ranked(RUNG)[: max(1, trials // 4)]}
+    assert len(history) == trials
+    assert best <= set(history.numbers(State.COMPLETE))
+
+
+def test_a_round_in_which_everything_dies_at_once_ends():
+    class Doomed(Workers):
+        def _advance(self, number):
+            self.history.ended(number, State.INFEASIBLE, 0)
+
+    history = Doomed(Plan(R, (RUNG,), 4, budget_epochs=400), 2, random.Random(0), 0.0).run()
+    assert history.count(State.INFEASIBLE) == len(history) > 0

@@ -1,0 +1,180 @@
+"""Stages: where their borders are, what their boxes come from, and how they are recorded."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tuner.search.history import Entry, History, Reading, State
+from tuner.search.stages import Dimension, Edge, Stage, Zoom, dimensions_of, ranking, stage_of, stages_until
+from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space, Uniform
+
+LR = Dimension("lr")
+
+
+def history_of(*trials: tuple[dict[str, float], dict[int, float]], state: State = State.PAUSED) -> History:
+    history = History()
+    for number, (point, values) in enumerate(trials):
+        first = history.next_order
+        readings = tuple(Reading(epoch, value, first + i) for i, (epoch, value) in enumerate(values.items()))
+        history.add(Entry(number, point, state if readings else State.CRASHED, readings))
+    return history
+
+
+def spaced(units: list[float], name: str = "lr") -> History:
+    """Trials whose rank is their number."""
+    return history_of(*(({name: unit}, {13: float(i)}) for i, unit in enumerate(units)))
+
+
+def test_borders_double():
+    stages = stages_until(100, (), History(), [LR], zoom=Zoom())
+    assert [(stage.name, stage.starts_at, stage.ends_at) for stage in stages] == [
+        ("coarse", 0, 6),
+        ("fine 1", 6, 12),
+        ("fine 2", 12, 24),
+        ("fine 3", 24, 48),
+        ("fine 4", 48, 96),
+        ("fine 5", 96, 192),
+    ]
+    assert [stage_of(index, stages).number for index in (0, 5, 6, 11, 12, 100)] == [0, 0, 1, 1, 2, 5]
+
+
+def test_a_box_holds_the_elites_with_its_margin():
+    history = spaced([0.4, 0.5, 0.6, 0.5, 0.1, 0.9])
+    stage = stages_until(6, (), history, [LR], zoom=Zoom())[-1]
+    assert stage.elites == (0, 1, 2, 3)
+    assert stage.box["lr"] == pytest.approx((0.35, 0.65))
+    assert stage.frame["lr"] == (0.0, 1.0)
+    assert stage.reason == "box of the 4 best of 6 trials at epoch 13, margin 0.1 of the width + 0.03"
+
+
+def test_a_stage_made_late_is_made_from_what_came_before_it():
+    history = spaced([0.4, 0.5, 0.6, 0.5, 0.1, 0.9])
+    early = stages_until(6, (), history, [LR], zoom=Zoom())
+    history.add(Entry(6, {"lr": 0.99}, State.PAUSED, (Reading(13, -1.0, 6),)))
+    assert stages_until(8, (), history, [LR], zoom=Zoom()) == early
+
+
+BOXES = {
+    "unordered choices are not zoomed": (Dimension("x", ordered=False, size=3), [0.5] * 6, (0.0, 1.0)),
+    "a cell is kept whole": (Dimension("x", size=10), [0.55] * 6, (0.47, 0.63)),
+    "not past the declared range": (Dimension("x"), [0.01, 0.0, 0.02, 0.01, 0.5, 0.5], (0.0, 0.052)),
+}
+
+
+@pytest.mark.parametrize("case", BOXES)
+def test_boxes(case):
+    dimension, units, box = BOXES[case]
+    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom())[-1]
+    assert stage.box["x"] == pytest.approx(box)
+
+
+def test_a_conditional_dimension_of_one_elite_stays_open():
+    history = history_of(*(({"lr": 0.5} | ({"x": 0.5} if i == 0 else {}), {13: float(i)}) for i in range(6)))
+    stage = stages_until(6, (), history, [LR, Dimension("x")], zoom=Zoom())[-1]
+    assert stage.box["x"] == (0.0, 1.0)
+
+
+PRESSURE = {
+    "best and two others": (Dimension("x"), [0.95, 0.2, 0.91, 0.99], "high"),
+    "best and one other of four": (Dimension("x"), [0.05, 0.2, 0.1, 0.9], "low"),
+    "all but the best": (Dimension("x"), [0.5, 0.99, 0.99, 0.99], None),
+    "the best alone": (Dimension("x"), [0.99, 0.5, 0.5, 0.5], None),
+    "the last cell of four": (Dimension("x", size=4), [0.875] * 4, "high"),
+    "the last but one of four": (Dimension("x", size=4), [0.625] * 4, None),
+    "two values have no edges": (Dimension("x", size=2), [0.75] * 4, None),
+    "unordered ones neither": (Dimension("x", ordered=False, size=5), [0.9] * 4, None),
+}
+
+
+@pytest.mark.parametrize("case", PRESSURE)
+def test_pressure_on_edges(case):
+    dimension, units, side = PRESSURE[case]
+    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom())[-1]
+    assert stage.pressed == ((Edge("x", side),) if side else ())
+
+
+def test_a_pressed_edge_expands_by_half_the_box_within_the_reach():
+    history = spaced([0.95, 0.9, 0.9, 1.0])
+    wide = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom(expand=True))[-1]
+    assert wide.box["lr"] == pytest.approx((0.7, 1.15))
+    near = stages_until(6, (), history, [Dimension("lr", reach=(0.0, 1.02))], zoom=Zoom(expand=True))[-1]
+    assert near.box["lr"][1] == pytest.approx(1.02)
+    still = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom())[-1]
+    assert still.box["lr"][1] == 1.0
+
+
+def test_places_are_earned_at_the_rung_and_dealt_out_again_further_on():
+    history = history_of(
+        ({}, {13: 5.0, 50: 4.0}),  # went on early, when nothing better was there
+        ({}, {13: 1.0, 50: 0.9}),
+        ({}, {13: 2.0, 50: 0.5}),
+        ({}, {13: 3.0}),
+        ({}, {13: math.nan}),
+    )
+    history.add(Entry(5, {}, State.DIVERGED, (Reading(13, 0.0, 99),)))
+    assert [entry.number for entry in ranking(history, list(history))] == [2, 1, 3, 0]
+
+
+def test_tiers_share_the_draws_and_keep_the_winners():
+    dimensions = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3), Dimension("c", tier=3)]
+    defaults = {"lr": 0.5, "mom": 0.7, "wd": 0.2}
+    zoom = Zoom(tiered=True, expected_draws=36)
+    stages = stages_until(0, (), History(), dimensions, zoom=zoom, defaults=defaults)
+    history = History()
+    for number in range(30):
+        stages = stages_until(number, stages, history, dimensions, zoom=zoom, defaults=defaults)
+        box = stage_of(number, stages).box
+        point = {name: low + (high - low) * (number % 7) / 7 for name, (low, high) in box.items()}
+        value = abs(point["lr"] - 0.3) + abs(point["mom"] - 0.9)
+        history.add(Entry(number, point, State.PAUSED, (Reading(13, value, number),)))
+    assert [(stage.name, stage.starts_at, stage.ends_at) for stage in stages] == [
+        ("tier 1 coarse", 0, 6),
+        ("tier 1 fine 1", 6, 12),
+        ("tier 2 coarse", 12, 18),
+        ("tier 2 fine 1", 18, 24),
+        ("tier 3 coarse", 24, 30),
+    ]
+    assert stages[0].frame == {"lr": (0.0, 1.0), "mom": (0.7, 0.7), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
+    winner = ranking(history, [entry for entry in history if entry.number < 12])[0].point["lr"]
+    assert stages[2].frame == {"lr": (winner, winner), "mom": (0.0, 1.0), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
+    assert stages[4].frame["lr"] == (winner, winner)
+    assert stages[4].frame["wd"] == (0.0, 1.0)
+    assert all(low == high == winner for low, high in (stages[3].box["lr"], stages[4].box["lr"]))
+
+
+def test_tiers_need_to_know_how_many_draws_there_are():
+    with pytest.raises(ValueError, match="expected_draws"):
+        stages_until(0, (), History(), [LR, Dimension("x", tier=2)], zoom=Zoom(tiered=True))
+
+
+def test_a_stage_survives_json():
+    history = spaced([0.95, 0.9, 0.9, 1.0, 0.1, 0.2])
+    for stage in stages_until(20, (), history, [LR, Dimension("x")], zoom=Zoom()):
+        assert Stage.from_dict(json.loads(json.dumps(stage.to_dict()))) == stage
+
+
+def test_dimensions_know_cells_reach_and_conditions():
+    space = Space.of(
+        [
+            Parameter("opt", Categorical(("sgd", "adam", "lion")), "o"),
+            Parameter("momentum", OneMinusPow10(0.9, 0.99, (0.9, 0.999)), "m", when={"opt": ("sgd", "lion")}),
+            Parameter("layers", Int(1, 4, (1, 6)), "l", tier=3, memory=True),
+            Parameter("units", LogInt(1, 8), "u"),
+            Parameter("lr", LogUniform(1e-4, 1.0), "lr"),
+            Parameter("many", Int(0, 10**6), "n"),
+            Parameter("drop", Uniform(0, 1), "d"),
+        ]
+    )
+    by_name = {dimension.name: dimension for dimension in dimensions_of(space)}
+    assert by_name["momentum"].when == (("opt", (0.5 / 3, 2.5 / 3)),)
+    assert by_name["momentum"].reach == pytest.approx((0.0, 2.0))
+    assert by_name["layers"].reach == (0.0, 1.5)
+    assert (by_name["layers"].tier, by_name["layers"].memory) == (3, True)
+    assert not by_name["opt"].ordered
+    assert by_name["many"].cells == ()
+    for name, units in {"layers": np.linspace(0, 1.499, 50), "units": np.linspace(0, 0.999, 50)}.items():
+        scale = space[name].scale
+        exact = [scale.to_unit(scale.from_unit(float(unit))) for unit in units]
+        assert by_name[name].snapped(units) == pytest.approx(exact)

@@ -1,0 +1,418 @@
+"""Draws: points of the unit cube, each a pure function of (round seed, index) and of the history it may see.
+
+| draw | depends on |
+| --- | --- |
+| `uniform_point` | seed, stage number, index, parameter name |
+| `sobol_point` | seed, index, parameter name and its place |
+| `zoomed` | the same as `uniform_point`, and the stage's box |
+| `screened` | seed, stage, index, the stage's box, the history |
+
+So all but the last are the same on 1 worker and on 64. What a coordinate means is the business of `tuner.space`, and
+where a stage draws of `stages`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search.history import History, Reading, State
+from tuner.search.stages import Dimension, Stage
+
+if TYPE_CHECKING:
+    from tuner.search.model import Hyperparameters
+
+Array = NDArray[np.float64]
+
+CANDIDATES = 256  # in the box, and as many in the frame
+STEPS = (0.2, 0.07, 0.025)  # of the local rounds
+LOCAL_STARTS, LOCAL_MOVES = 8, 24
+MOST_ROWS = 256  # that the model is given
+MOST_FALLEN, MOST_FANTASIES = 32, 64
+FIRST_VALUES = 2  # without them there is nothing to learn from
+FIRST_FIT, FIT_GROWTH = 3, 1.1
+#: A reading below this share of the full length says too little about it.
+SHORTEST = 0.1
+LARGEST = 1e100  # of a value; the square of it is still a number
+_SOBOL_BITS = 30
+_FULL = (0.0, 1.0)
+
+_Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), as in a history
+
+
+# Draws that see no history
+
+
+def uniform(*key: object) -> float:
+    """A number in [0, 1) that depends on the key alone, on every machine and in every process."""
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def uniform_point(seed: int, stage: int, index: int, names: Sequence[str]) -> dict[str, float]:
+    """Uniform coordinates; that of a name does not depend on the other names."""
+    return {name: uniform(seed, stage, index, name) for name in names}
+
+
+def sobol_point(seed: int, index: int, names: Sequence[str], first: int = 0) -> dict[str, float]:
+    """Point `index` of a scrambled Sobol sequence; the name at place i uses dimension `first` + i."""
+    coordinates = _sobol(index, first + len(names))[first:]
+    return {
+        name: _scrambled(int(unit * 2**_SOBOL_BITS), int(uniform(seed, "sobol", name) * 2**32))
+        for name, unit in zip(names, coordinates, strict=True)
+    }
+
+
+def _sobol(index: int, dimensions: int) -> Array:
+    from scipy.stats import qmc  # noqa: PLC0415  it takes half a second to import, and most rounds do not use it
+
+    # Dimensions of the plain sequence do not depend on their number, so that a later name changes no earlier one.
+    engine = qmc.Sobol(dimensions, scramble=False)
+    if index:
+        engine.fast_forward(index)
+    return np.asarray(engine.random(1)[0])
+
+
+def _scrambled(bits: int, seed: int) -> float:
+    """Owen's nested scrambling by a hash (Burley 2020, "Practical Hash-based Owen Scrambling", JCGT 9(4), listing 2)."""
+    mask = 0xFFFFFFFF
+    # The sequence has 30 bits. Reversed, its first binary digit is the lowest bit, and a bit of the Laine-Karras
+    # permutation depends on those below it only.
+    x = (_reversed(bits << (32 - _SOBOL_BITS)) + seed) & mask
+    for factor in (0x6C50B47C, 0xB82F1E52, 0xC7AFE638, 0x8D22F6E6):
+        x ^= (x * factor) & mask
+    return (_reversed(x) + 0.5) / 2**32
+
+
+def _reversed(bits: int) -> int:
+    return int(f"{bits:032b}"[::-1], 2)
+
+
+def zoomed(stage: Stage, seed: int, index: int) -> dict[str, float]:
+    """Uniform in the stage's box: the draw of a coarse stage, and that of plain box zooming."""
+    return {
+        name: low + uniform(seed, stage.number, index, name) * (high - low) for name, (low, high) in stage.box.items()
+    }
+
+
+# Draws screened by a model of the history
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """From points to the model's inputs.
+
+    Ordered dimensions keep their coordinate, that of the value it stands for. Unordered ones become one column per
+    choice, scaled by 1/√2, so that two choices are at distance 1. What a point does not have is encoded at 0.5, or
+    halfway between all choices. The last column is the logarithm of the share of the full length, from 0 at 1/16 of it
+    to 1 at the whole.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    epochs: int
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """For each column the number of its length scale."""
+        widths = [self._width(dimension) for dimension in self.dimensions] + [1]
+        return tuple(group for group, width in enumerate(widths) for _ in range(width))
+
+    def matrix(self, points: Sequence[Mapping[str, float]]) -> Array:
+        """Coordinates of points, nan where a point has none; shape (n, dimensions)."""
+        names = [dimension.name for dimension in self.dimensions]
+        return np.array([[point.get(name, math.nan) for name in names] for point in points]).reshape(-1, len(names))
+
+    def without_inactive(self, units: Array) -> Array:
+        """Coordinates of candidates, snapped to values, and nan where the values of the others switch one off."""
+        units = units.copy()
+        places = {dimension.name: place for place, dimension in enumerate(self.dimensions)}
+        for place, dimension in enumerate(self.dimensions):
+            units[:, place] = dimension.snapped(units[:, place])
+        # A switch may be switched off itself, so this goes on for as long as a chain can be.
+        for _ in range(max((len(dimension.when) for dimension in self.dimensions), default=0) and len(places)):
+            for place, dimension in enumerate(self.dimensions):
+                for name, allowed in dimension.when:
+                    distances = np.abs(units[:, places[name], None] - np.array(allowed))
+                    units[~np.any(distances < 1e-9, axis=1), place] = math.nan
+        return units
+
+    def encoded(self, units: Array, epochs: Array) -> Array:
+        """Inputs of the model for coordinates of shape (n, dimensions), nan where inactive, and their epochs."""
+        columns = [
+            np.where(np.isnan(unit), 0.5, dimension.snapped(unit))[:, None]
+            if self._width(dimension) == 1
+            else _one_hot(unit, dimension.size or 1)
+            for unit, dimension in zip(units.T, self.dimensions, strict=True)
+        ]
+        fidelity = 1.0 + np.log(np.maximum(epochs, 1) / self.epochs) / math.log(16.0)
+        return np.concatenate([*columns, fidelity[:, None]], 1)
+
+    @staticmethod
+    def _width(dimension: Dimension) -> int:
+        return 1 if dimension.ordered or not dimension.size or dimension.size == 2 else dimension.size
+
+
+def _one_hot(units: Array, size: int) -> Array:
+    active = ~np.isnan(units)
+    columns = np.full((len(units), size), 1.0 / size)
+    columns[active] = np.eye(size)[np.clip(units[active] * size, 0, size - 1).astype(int)]
+    return columns / math.sqrt(2.0)
+
+
+class FitCache:
+    """Keeps the model's last hyperparameters, which are costly and stay the same until the data grew by a tenth.
+
+    It saves time and changes nothing: its key is everything that the fit depends on.
+    """
+
+    def __init__(self) -> None:
+        self.fits = 0
+        self._key: bytes | None = None
+        self._hyper: Hyperparameters | None = None
+
+    def fitted(self, x: Array, y: Array, groups: tuple[int, ...]) -> Hyperparameters:
+        from tuner.search.model import fit  # noqa: PLC0415  the first draws need no model, nor what it imports
+
+        key = hashlib.blake2b(repr((x.shape, groups)).encode() + x.tobytes() + y.tobytes()).digest()
+        if key != self._key or self._hyper is None:
+            self._key, self._hyper = key, fit(x, y, groups)
+            self.fits += 1
+        return self._hyper
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A value at a point and an epoch; not finite: the worst."""
+
+    number: int
+    epoch: int
+    value: float
+
+
+def screened(
+    history: History,
+    stage: Stage,
+    dimensions: Sequence[Dimension],
+    seed: int,
+    index: int,
+    *,
+    epochs: int,
+    cache: FitCache | None = None,
+) -> dict[str, float]:
+    """The candidate that a Gaussian process over (point, log epoch) expects the most improvement of at full length.
+
+    256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
+    rounds of smaller and smaller steps. Running trials count as read at the median, so that parallel draws differ;
+    diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
+    learn from the draw is `zoomed`.
+
+    Args:
+        history: the trials so far.
+        stage: where to draw.
+        dimensions: the space.
+        seed: the round's seed.
+        index: index of the draw.
+        epochs: the full length of a training.
+        cache: keeps hyperparameters between draws; not needed for the result.
+    """
+    encoding = Encoding(tuple(dimensions), epochs)
+    avoid = _Avoided.of(history, encoding)
+    learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
+    if not learns:
+        point = zoomed(stage, seed, index)
+        if not dimensions or not avoid.penalty(encoding.matrix([point])).any():
+            return point
+    score = _acquisition(history, encoding, cache or FitCache()) if learns else _indifferent
+    random = np.random.Generator(np.random.PCG64(int(uniform(seed, stage.number, index, "screen") * 2**53)))
+    box = np.array([stage.box.get(dimension.name, _FULL) for dimension in dimensions])
+    frame = np.array([stage.frame.get(dimension.name, _FULL) for dimension in dimensions])
+    limits = np.stack([np.minimum(box[:, 0], frame[:, 0]), np.maximum(box[:, 1], frame[:, 1])])
+    drawn = random.random((2 * CANDIDATES, len(dimensions)))
+    region = np.repeat([box, frame], CANDIDATES, axis=0)
+    units = region[:, :, 0] + drawn * (region[:, :, 1] - region[:, :, 0])
+    values = score(units) - avoid.penalty(units)
+    for step in STEPS:
+        starts = units[np.argsort(-values, kind="stable")[:LOCAL_STARTS]]
+        moved = _moved(np.repeat(starts, LOCAL_MOVES, axis=0), step, dimensions, limits, random)
+        units = np.concatenate([units, moved])
+        values = np.concatenate([values, score(moved) - avoid.penalty(moved)])
+    best = units[int(np.argmax(values))]
+    return {dimension.name: float(unit) for dimension, unit in zip(dimensions, best, strict=True)}
+
+
+def _indifferent(units: Array) -> Array:
+    return np.zeros(len(units))
+
+
+def _moved(
+    units: Array, step: float, dimensions: Sequence[Dimension], limits: Array, random: np.random.Generator
+) -> Array:
+    """Points a random step away; an unordered dimension has no steps, it is drawn anew now and then."""
+    moved = units + step * random.standard_normal(units.shape)
+    anew = random.random(units.shape)
+    low, high = limits
+    for place, dimension in enumerate(dimensions):
+        if not dimension.ordered:
+            # Numbers below `step` say that it is drawn anew, and where: they are uniform again once divided by it.
+            drawn = low[place] + anew[:, place] / step * (high[place] - low[place])
+            moved[:, place] = np.where(anew[:, place] < step, drawn, units[:, place])
+    return np.asarray(np.clip(moved, low, high))
+
+
+class _Acquisition:
+    """Log expected improvement at full length, for candidates."""
+
+    def __init__(self, encoding: Encoding, x: Array, y: Array, hyper: Hyperparameters, measured: int) -> None:
+        from tuner.search.model import Posterior  # noqa: PLC0415
+
+        self._encoding = encoding
+        self._posterior = Posterior(x, y, hyper, encoding.groups)
+        whole = x[:measured].copy()
+        whole[:, -1] = 1.0
+        # What the measured points are expected to reach, not the best value seen: that one is lucky, or missing.
+        self._best = float(self._posterior.mean(whole).min())
+
+    def __call__(self, units: Array) -> Array:
+        from tuner.search.model import log_expected_improvement  # noqa: PLC0415
+
+        epochs = np.full(len(units), self._encoding.epochs)
+        x = self._encoding.encoded(self._encoding.without_inactive(units), epochs)
+        return log_expected_improvement(*self._posterior.predict(x), self._best)
+
+
+def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acquisition:
+    fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)))
+    hyper = cache.fitted(*_data(history, encoding, fitted_on), encoding.groups)
+    measured = _measured(history, encoding.epochs, len(history.readings))
+    x, y = _data(history, encoding, measured)
+    fantasies = _fantasies(history, encoding.epochs, [row.epoch for row in measured])
+    points = encoding.matrix([history[row.number].point for row in fantasies])
+    imagined = encoding.encoded(points, np.array([row.epoch for row in fantasies], dtype=float))
+    medians = [
+        _median([y[i] for i, row in enumerate(measured) if row.epoch == fantasy.epoch], y) for fantasy in fantasies
+    ]
+    return _Acquisition(encoding, np.concatenate([x, imagined]), np.concatenate([y, medians]), hyper, len(measured))
+
+
+def _median(peers: Sequence[float], all_values: Array) -> float:
+    return float(np.median(peers if len(peers) else all_values))
+
+
+@lru_cache(maxsize=64)
+def _fit_size(readings: int) -> int:
+    """Readings that the hyperparameters are fitted on: a fixed sequence that grows by a tenth."""
+    size = min(FIRST_FIT, readings)
+    while (larger := max(size + 1, math.floor(size * FIT_GROWTH))) <= readings:
+        size = larger
+    return size
+
+
+def _measured(history: History, epochs: int, upto: int) -> list[_Row]:
+    """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these."""
+    chosen = _chosen(history, history.readings[:upto], MOST_ROWS - MOST_FALLEN)
+    newest = max((number for _, number, _ in chosen), default=-1)
+    fallen = history.numbers(State.DIVERGED)
+    known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in set(fallen)]
+    rows = [_Row(number, reading.epoch, reading.value) for _, number, reading in known or chosen]
+    counted = fallen[: bisect_right(fallen, newest)][-MOST_FALLEN:]
+    return rows + [_Row(number, history[number].target or epochs, math.inf) for number in counted]
+
+
+def _chosen(history: History, readings: Sequence[_Numbered], most: int) -> Sequence[_Numbered]:
+    """At most `most` readings: a quarter the best ones, a quarter the newest ones, the rest spread evenly."""
+    if len(readings) <= most:
+        return readings
+    quarter = most // 4
+    end = readings[-1][0]
+    best = islice((row for row in _best_first(history) if row[0] <= end), quarter)
+    spread = [readings[i * len(readings) // (2 * quarter)] for i in range(2 * quarter)]
+    return sorted({*best, *readings[-quarter:], *spread}, key=lambda row: row[:2])
+
+
+def _best_first(history: History) -> Iterator[_Numbered]:
+    """All readings by value, without looking at more of them than are asked for."""
+    ranked = [zip(history.ranked(epoch), repeat(epoch)) for epoch in history.epochs_read]
+    for (_, number), epoch in heapq.merge(*ranked):
+        reading = history[number].at(epoch)
+        assert reading is not None
+        yield reading.order, number, reading
+
+
+def _data(history: History, encoding: Encoding, rows: Sequence[_Row]) -> tuple[Array, Array]:
+    units = encoding.matrix([history[row.number].point for row in rows])
+    x = encoding.encoded(units, np.array([row.epoch for row in rows], dtype=float))
+    return x, _standardised(np.array([row.value for row in rows]))
+
+
+def _standardised(values: Array) -> Array:
+    """Values of mean 0 and deviation 1.
+
+    What is not finite counts as the worst finite value. An exploded loss would be all the variance there is, so on the
+    bad side values end at Tukey's outer fence, the upper quartile plus three times the interquartile range.
+    """
+    values = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), math.inf)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return np.zeros_like(values)
+    lower, upper = np.quantile(finite, [0.25, 0.75])
+    fence = upper + 3.0 * (upper - lower)
+    worst = min(finite.max(), fence) if upper > lower else finite.max()
+    bounded = np.where(np.isfinite(values), np.minimum(values, worst), worst)
+    deviation = bounded.std()
+    return np.asarray((bounded - bounded.mean()) / (deviation if deviation > 0 else 1.0))
+
+
+def _fantasies(history: History, epochs: int, known: Sequence[int]) -> list[_Row]:
+    """Running trials at the epoch they train to; one that does not say goes as far as others were read."""
+    numbers = [number for state in (State.RUNNING, State.INTERRUPTED) for number in history.numbers(state)]
+    shortest = min(known, default=epochs)
+    return [
+        _Row(number, entry.target or (epochs if entry.readings else shortest), math.nan)
+        for number, entry in ((number, history[number]) for number in sorted(numbers)[-MOST_FANTASIES:])
+    ]
+
+
+@dataclass(frozen=True)
+class _Avoided:
+    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete."""
+
+    encoding: Encoding
+    places: tuple[int, ...]  # of the memory dimensions
+    limits: Array  # of the infeasible trials there, shape (n, places); minus infinity where one has none
+    drawn: frozenset[bytes]
+
+    @classmethod
+    def of(cls, history: History, encoding: Encoding) -> _Avoided:
+        places = tuple(place for place, dimension in enumerate(encoding.dimensions) if dimension.memory)
+        entries = [history[number] for number in history.numbers(State.INFEASIBLE)] if places else []
+        limits = encoding.matrix([entry.point for entry in entries])[:, places]
+        limits = limits[~np.all(np.isnan(limits), axis=1)]
+        discrete = all(dimension.cells for dimension in encoding.dimensions)
+        drawn = _keys(encoding.matrix([entry.point for entry in history])) if discrete else []
+        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), frozenset(drawn))
+
+    def penalty(self, units: Array) -> Array:
+        """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
+        snapped = self.encoding.without_inactive(units)
+        penalty = np.zeros(len(units))
+        if self.drawn:
+            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped)]
+        if len(self.limits):
+            sizes = np.nan_to_num(snapped[:, self.places], nan=-math.inf)
+            too_large = np.any(np.all(sizes[:, None, :] >= self.limits[None, :, :] - 1e-9, axis=2), axis=1)
+            penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.places]).sum(1)))
+        return penalty
+
+
+def _keys(units: Array) -> list[bytes]:
+    return [row.tobytes() for row in np.round(np.nan_to_num(units, nan=-1.0), 6) + 0.0]

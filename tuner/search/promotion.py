@@ -1,0 +1,198 @@
+"""What a free worker does next: take up a trial, draw a configuration, wait, or leave.
+
+The rule is asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) in its pausing form: a trial stops at a
+rung with its checkpoint and goes on whenever it is among the best 1/eta there, so that late arrivals can bring an early
+one up, and no worker ever waits for a rung to fill. How configurations are drawn is the business of `draws`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tuner.search.history import History, State
+
+#: From this share of the budget on nothing is drawn: what is left goes to the best of the paused trials.
+ENDGAME = 0.95
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw a configuration and train it to the first rung, or in full if there are no rungs."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Take up trial `number` from its checkpoint and train it to epoch `until`."""
+
+    number: int
+    until: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do before a running trial reports."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Nothing runs and nothing is left to do; `reason` says why, for people."""
+
+    reason: str
+
+
+Action = Draw | Resume | Wait | Finished
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What bounds a round.
+
+    Attributes:
+        epochs: full length of a training, R.
+        rungs: epochs at which trials are compared, ascending and below `epochs`; none: every trial trains in full.
+        eta: one in `eta` trials goes on from a rung.
+        budget_epochs: epochs of all trials together; whatever it is, one training in full is allowed.
+        trials: number of configurations drawn at most.
+        barrier_at: number of draws at which the present stage ends, if the round waits there.
+        closing: the round's time is up: nothing is started any more.
+    """
+
+    epochs: int
+    rungs: tuple[int, ...] = ()
+    eta: int = 4
+    budget_epochs: float | None = None
+    trials: int | None = None
+    barrier_at: int | None = None
+    closing: bool = False
+
+    @property
+    def first_target(self) -> int:
+        """Epoch that a fresh trial trains to."""
+        return self.rungs[0] if self.rungs else self.epochs
+
+    @property
+    def budget(self) -> float:
+        return math.inf if self.budget_epochs is None else self.budget_epochs
+
+    def after(self, rung: int) -> int:
+        """Where a trial paused at `rung` trains to."""
+        return next((later for later in self.rungs if later > rung), self.epochs)
+
+
+def rungs_for(epochs: int, first: float = 0.25, eta: int = 4) -> tuple[int, ...]:
+    """Rungs at the share `first` of the full length, and from there on `eta` times as far each, below `epochs`.
+
+    A first rung below 15 % of the length misleads: learning rates that win early lose late.
+    """
+    rungs = []
+    rung = max(1, math.ceil(first * epochs - 1e-9))
+    while rung < epochs:
+        rungs.append(rung)
+        rung *= eta
+    return tuple(rungs)
+
+
+def survives(history: History, number: int, rung: int, eta: int) -> bool:
+    """Whether a trial is in the best 1/eta at a rung so far; the best one always is, a value not finite never.
+
+    This is the form of the rule for trials that cannot pause.
+    """
+    rank = history.rank(number, rung)
+    if rank is None or not math.isfinite(history.ranked(rung)[rank][0]):
+        return False
+    return rank < max(1, history.population(rung) // eta)
+
+
+def next_action(history: History, plan: Plan) -> Action:
+    """What a free worker does next; the first line that applies.
+
+    | when | action |
+    | --- | --- |
+    | the time is up | wait for what runs, then finish |
+    | a trial was interrupted | it goes on to its target |
+    | a paused trial is in the top floor(n/eta) of its rung, and what it costs is left | it goes on; higher rungs first |
+    | a draw is left, and after it the budget holds one promotion in full | draw (at a barrier: once nothing runs) |
+    | the budget holds no such draw, or 95 % of it is spent | the best paused trial that fits goes on |
+    | something runs | wait |
+    | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
+    | else | finished |
+
+    A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
+    are kept to the epoch, but for that one full training.
+    """
+    if plan.closing:
+        return Wait() if history.count(State.RUNNING) else Finished("the time is up")
+    interrupted = history.first(State.INTERRUPTED)
+    if interrupted is not None:
+        return Resume(interrupted, history[interrupted].target)
+    return _promotion(history, plan) or _draw(history, plan) or _ending(history, plan)
+
+
+def _left(history: History, plan: Plan) -> float:
+    # A trial that died before its first epoch is charged one, so that a round in which all of them do has an end.
+    return plan.budget - history.spent - history.stillborn
+
+
+def _promotion(history: History, plan: Plan) -> Resume | None:
+    for rung in reversed(plan.rungs):
+        best = _best_waiting(history, rung)
+        if best is None:
+            continue
+        rank = history.rank(best, rung)
+        fits = plan.after(rung) - rung <= _left(history, plan)
+        if rank is not None and rank < history.population(rung) // plan.eta and fits:
+            return Resume(best, plan.after(rung))
+    return None
+
+
+def _draw(history: History, plan: Plan) -> Draw | Wait | None:
+    if not _trials_left(history, plan):
+        return None
+    if len(history) and (_is_endgame(history, plan) or _left(history, plan) < plan.epochs):
+        return None
+    if len(history) == plan.barrier_at and history.count(State.RUNNING):
+        return Wait()
+    return Draw()
+
+
+def _ending(history: History, plan: Plan) -> Action:
+    trials_left = _trials_left(history, plan)
+    left = _left(history, plan)
+    best = _best_waiting_within(left, history, plan) if trials_left else None
+    if best is not None:
+        return best
+    if history.count(State.RUNNING):
+        return Wait()
+    if not history.count(State.COMPLETE):
+        # Over the budget if need be, once and straight to the end: a round ends with something trained in full.
+        best = _best_waiting_within(math.inf, history, plan)
+        if best is not None and (left > 0 or history.spent < plan.epochs):
+            return Resume(best.number, plan.epochs)
+    least = plan.epochs if history.count(State.COMPLETE) else plan.first_target
+    if trials_left and least <= left:
+        return Draw()
+    if not trials_left:
+        return Finished(f"all {plan.trials} trials are drawn, and the best of them trained in full")
+    return Finished(f"the budget of {plan.budget:g} epochs is used up")
+
+
+def _is_endgame(history: History, plan: Plan) -> bool:
+    return bool(plan.rungs) and history.spent >= ENDGAME * plan.budget
+
+
+def _trials_left(history: History, plan: Plan) -> bool:
+    return plan.trials is None or len(history) < plan.trials
+
+
+def _best_waiting_within(left: float, history: History, plan: Plan) -> Resume | None:
+    for rung in reversed(plan.rungs):
+        best = _best_waiting(history, rung)
+        if best is not None and plan.after(rung) - rung <= left:
+            return Resume(best, plan.after(rung))
+    return None
+
+
+def _best_waiting(history: History, rung: int) -> int | None:
+    waiting = history.waiting(rung)
+    return waiting[0][1] if waiting and math.isfinite(waiting[0][0]) else None

@@ -1,0 +1,417 @@
+"""Optuna samplers over the rules of this package.
+
+`CoarseToFineSampler` works in anybody's Optuna script, with parameters defined by the run, conditional ones and
+parallel jobs. Inside a round it reads more than Optuna's states can say, from these attributes of a trial:
+
+| user attribute | meaning |
+| --- | --- |
+| `readings` | [[epoch, value, order], …], raw values of the objective |
+| `outcome` | how it ended, a value of `State`; a running trial without one is running |
+| `target` | epoch that it trains to; optional |
+| `epochs`, `retries` | epochs that it had, and times it was taken up after its worker died; optional |
+| `paused_at` | epoch of the rung where it waits; as good as the outcome "paused" if it is its last reading's epoch |
+
+A draw depends on (seed, trial number, parameter name) and the study's history alone, never on the state of a
+generator, so a study goes on after a restart as it would have without one.
+"""
+
+# ruff: noqa: ARG002  (the signatures are Optuna's)
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.search.distributions import dimension_of, from_optuna, optuna_name, scale_of, to_optuna
+from tuner.search.draws import FitCache, screened, sobol_point, uniform, zoomed
+from tuner.search.history import Entry, History, Reading, State
+from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stage_of, stages_until
+from tuner.space import Parameter, Scale, Space, Value
+
+READINGS, OUTCOME, TARGET, PAUSED_AT = "readings", "outcome", "target", "paused_at"
+EPOCHS, RETRIES = "epochs", "retries"
+FIXED = "fixed_params"  # Optuna's system attribute of an enqueued trial
+
+#: In a plain script trials are compared at these shares of the full length, and where they stopped.
+COMPARED_AT = (0.25, 0.5)
+
+_WORDS = {str(state): state for state in State}
+_STATES = {
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.CRASHED,
+    TrialState.RUNNING: State.RUNNING,
+}
+
+
+class TrialReader:
+    """Keeps the history of an Optuna study up to date and converts each trial only when it changed.
+
+    Args:
+        convert: makes an entry of a trial, its readings numbered from 0; None leaves the trial out.
+    """
+
+    def __init__(self, convert: Callable[[FrozenTrial], Entry | None]) -> None:
+        self.history = History()
+        self.conversions = 0
+        self._convert = convert
+        self._settled: set[int] = set()
+        self._seen: dict[int, FrozenTrial] = {}
+
+    def forget(self) -> None:
+        """Starts anew, because trials have to be converted in another way now."""
+        self.history = History()
+        self._settled.clear()
+        self._seen.clear()
+
+    def update(self, trials: Sequence[FrozenTrial], without: int) -> History:
+        """The history of all trials that have begun, but for the trial `without`, which asks."""
+        changed = [trial for trial in trials if trial.number not in self._settled and self._is_new(trial, without)]
+        # Readings without an order of their own are numbered as the trials ended, which a resumed study repeats.
+        for trial in sorted(changed, key=_ended_at):
+            entry = self._convert(trial)
+            self.conversions += 1
+            if trial.state.is_finished():
+                self._settled.add(trial.number)
+                self._seen.pop(trial.number, None)
+            else:
+                self._seen[trial.number] = trial
+            if entry is not None:
+                self.history.add(entry if READINGS in trial.user_attrs else self._numbered(entry))
+        return self.history
+
+    def _is_new(self, trial: FrozenTrial, without: int) -> bool:
+        if trial.number == without or trial.state is TrialState.WAITING:
+            return False
+        seen = self._seen.get(trial.number)
+        return seen is None or (seen is not trial and _signature(seen) != _signature(trial))
+
+    def _numbered(self, entry: Entry) -> Entry:
+        first = self.history.next_order
+        readings = [replace(reading, order=first + i) for i, reading in enumerate(entry.readings)]
+        return replace(entry, readings=tuple(readings))
+
+
+def _ended_at(trial: FrozenTrial) -> tuple[bool, float, int]:
+    ended = trial.datetime_complete
+    return ended is None, ended.timestamp() if ended else 0.0, trial.number
+
+
+def _signature(trial: FrozenTrial) -> tuple[Any, ...]:
+    attrs = trial.user_attrs
+    marks = (len(attrs.get(READINGS, ())), attrs.get(OUTCOME), attrs.get(TARGET), attrs.get(PAUSED_AT))
+    return trial.state, len(trial.params), len(trial.intermediate_values), *marks
+
+
+def attribute_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float) -> Entry:
+    """The entry of a trial that carries readings of its own."""
+    rows = sorted(trial.user_attrs[READINGS], key=lambda row: row[2])
+    readings = tuple(Reading(int(epoch), sign * float(value), int(order)) for epoch, value, order in rows)
+    # A word that this version does not know says no more than Optuna's own state.
+    state = _WORDS.get(trial.user_attrs.get(OUTCOME) or "", _STATES[trial.state])
+    last = readings[-1].epoch if readings else 0
+    if state is State.RUNNING and readings and trial.user_attrs.get(PAUSED_AT) == last:
+        state = State.PAUSED
+    if state is State.PAUSED and not readings:
+        state = State.RUNNING
+    if trial.state.is_finished() and not state.ended:
+        state = _STATES[trial.state]
+    target, epochs, retries = (trial.user_attrs.get(name) for name in (TARGET, EPOCHS, RETRIES))
+    had = round(epochs) if state.ended and epochs is not None else None
+    return Entry(trial.number, point, state, readings, target=int(target or 0), epochs=had, retries=int(retries or 0))
+
+
+def plain_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float, full: int) -> Entry:
+    """The entry of a trial that reported in Optuna's way: its steps are epochs, and its value is at full length."""
+    steps = sorted(trial.intermediate_values.items())
+    values = {max(1, step): sign * value for step, value in _compared(steps, full)}
+    if trial.state is TrialState.COMPLETE and trial.value is not None:
+        values = {step: value for step, value in values.items() if step < full} | {full: sign * trial.value}
+    readings = tuple(Reading(epoch, value, i) for i, (epoch, value) in enumerate(sorted(values.items())))
+    state = _STATES[trial.state]
+    if state in (State.PRUNED, State.CRASHED) and steps and not math.isfinite(steps[-1][1]):
+        state = State.DIVERGED
+    return Entry(trial.number, point, state, readings, target=0 if state is State.RUNNING else full)
+
+
+def _compared(steps: Sequence[tuple[int, float]], full: int) -> list[tuple[int, float]]:
+    if not steps:
+        return []
+    firsts = [next((row for row in steps if row[0] >= share * full), None) for share in COMPARED_AT]
+    return [row for row in [*firsts, steps[-1]] if row is not None]
+
+
+@dataclass
+class _Scales:
+    """The scale of each Optuna parameter: of a given space, or as it was first suggested."""
+
+    space: Space | None
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    scales: dict[str, Scale] = field(default_factory=dict)
+    dimensions: dict[str, Dimension] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for parameter, dimension in zip(self.space, dimensions_of(self.space), strict=True) if self.space else ():
+            self.parameters[optuna_name(parameter)] = parameter
+            self.dimensions[parameter.name] = dimension
+
+    def learn(self, name: str, asked: BaseDistribution) -> None:
+        if self.space is None and name not in self.scales and not asked.single():
+            self.scales[name] = scale_of(asked)
+            self.dimensions[name] = dimension_of(name, asked)
+
+    def name_of(self, stored_name: str) -> str:
+        """The name in the unit cube of what Optuna calls `stored_name`."""
+        parameter = self.parameters.get(stored_name)
+        return parameter.name if parameter else stored_name
+
+    def point(self, stored: Mapping[str, Value]) -> dict[str, float]:
+        """Coordinates of what Optuna stored."""
+        return {self.name_of(name): scale.to_unit(value) for name, (scale, value) in self._with_scales(stored).items()}
+
+    def declared_point(self, stored: Mapping[str, Value]) -> dict[str, float]:
+        """Coordinates of those values that are within their declared range; an enqueued trial may hold others."""
+        return {
+            self.name_of(name): scale.to_unit(value)
+            for name, (scale, value) in self._with_scales(stored).items()
+            if scale.contains(value)
+        }
+
+    def _with_scales(self, stored: Mapping[str, Value]) -> dict[str, tuple[Scale, Value]]:
+        found: dict[str, tuple[Scale, Value]] = {}
+        for name, value in stored.items():
+            if name in self.parameters:
+                parameter = self.parameters[name]
+                found[name] = parameter.scale, from_optuna(parameter, value)
+            elif name in self.scales:
+                found[name] = self.scales[name], value
+        return found
+
+    def value(self, stored_name: str, asked: BaseDistribution, unit: float) -> Value:
+        """What Optuna is to store at a coordinate; always within the distribution that is asked for."""
+        clipped = min(max(unit, 0.0), 1.0)
+        parameter = self.parameters.get(stored_name)
+        scale = parameter.scale if parameter else self.scales.get(stored_name, scale_of(asked))
+        for coordinate in (unit, clipped):
+            value = scale.from_unit(coordinate)
+            stored = to_optuna(parameter, value) if parameter else value
+            if asked._contains(asked.to_internal_repr(stored)):  # noqa: SLF001  Optuna has no public form of it
+                return stored
+        # The objective suggests from another range than it did at first.
+        return scale_of(asked).from_unit(clipped)
+
+
+class _StatelessSampler(BaseSampler):
+    """Everything is drawn when it is asked for, so that no search space has to be known before."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        return {}
+
+    def reseed_rng(self) -> None:
+        """Does nothing: parallel jobs draw apart because their trials have different numbers."""
+
+
+class ResultBlindSampler(_StatelessSampler):
+    """Draws that do not look at results: `random`, or `quasi_random` (a scrambled Sobol sequence).
+
+    Args:
+        kind: "random" or "quasi_random".
+        seed: seed of the round.
+        space: the search space, if there is one; else whatever the objective suggests.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+
+    def __init__(self, kind: str = "random", seed: int = 0, space: Space | None = None) -> None:
+        if kind not in ("random", "quasi_random"):
+            raise ValueError(f'kind must be "random" or "quasi_random", got {kind!r}')
+        self._kind, self._seed, self._scales = kind, seed, _Scales(space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        name = self._scales.name_of(param_name)
+        if self._kind == "random":
+            unit = uniform(self._seed, 0, trial.number, name)
+        else:
+            unit = sobol_point(self._seed, trial.number, [name], first=self._place(trial, name))[name]
+        return self._scales.value(param_name, param_distribution, unit)
+
+    def _place(self, trial: FrozenTrial, name: str) -> int:
+        """The dimension of the sequence: the place in the space, or the one at which the objective suggests it."""
+        return self._scales.space.names.index(name) if self._scales.space else len(trial.params)
+
+
+class CoarseToFineSampler(_StatelessSampler):
+    """Random draws that go from coarse to fine, screened by a model of the learning curves seen so far.
+
+    Draw 0 is meant for the study's own values (`study.enqueue_trial`), `coarse` uniform ones follow, then stages of
+    doubling length draw from the box of the best trials. Without a space it works with whatever the objective suggests,
+    takes the steps of `trial.report` for epochs, and the last step of complete trials for the full length.
+
+    Args:
+        seed: draws depend on it, on the trial's number and on the history.
+        space: the search space; conditions, limits and tiers are known only from it.
+        epochs: full length of a training; from the reports if not given.
+        coarse: uniform draws after draw 0.
+        elites: best trials that a box is made from.
+        screen: whether a model picks among candidates; without it draws are uniform in the box.
+        expand: whether a box may pass a declared edge that the elites press against; needs a space with limits.
+        tiered: whether tiers are tuned one after the other; needs a space and `expected_draws`.
+        expected_draws: draws that the tiers share.
+        defaults: the study's own values by parameter name, which tiers not yet tuned are fixed at.
+        stages: stages of this round that are known already, from the first.
+        on_stage: called with each new stage before its first draw.
+
+    Raises:
+        ValueError: an option needs another one that is missing.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        space: Space | None = None,
+        epochs: int | None = None,
+        coarse: int = 5,
+        elites: int = 4,
+        screen: bool = True,
+        expand: bool = False,
+        tiered: bool = False,
+        expected_draws: int | None = None,
+        defaults: Mapping[str, Value] | None = None,
+        stages: Sequence[Stage] = (),
+        on_stage: Callable[[Stage], None] | None = None,
+    ) -> None:
+        if (expand or tiered) and space is None:
+            raise ValueError("expand and tiered need a space: limits and tiers are known only from it")
+        if tiered and expected_draws is None:
+            raise ValueError("tiered needs expected_draws: the tiers share the draws")
+        self._seed, self._epochs, self._screen = seed, epochs, screen
+        self._scales = _Scales(space)
+        self._zoom = Zoom(coarse, elites, expand, tiered, expected_draws)
+        self._defaults = space.to_unit(defaults) if space and defaults else {}
+        self._stages = tuple(stages)
+        self._on_stage = on_stage
+        self._lock = threading.Lock()
+        self._points: dict[int, dict[str, float]] = {}
+        self._fits = FitCache()
+        self._full = epochs or 1
+        self._sign = 1.0
+        self._reader = TrialReader(self._entry)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages so far, the first one first."""
+        return self._stages
+
+    @property
+    def conversions(self) -> int:
+        """How often a trial of Optuna was converted; for tests of what a draw costs."""
+        return self._reader.conversions
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        name = self._scales.name_of(param_name)
+        with self._lock:
+            if trial.number not in self._points:
+                self._points[trial.number] = self._drawn(study, trial)
+                # Parallel draws are to see this one before Optuna has stored its parameters.
+                self._reader.history.add(Entry(trial.number, self._points[trial.number]))
+            self._scales.learn(param_name, param_distribution)
+            point = self._points[trial.number]
+            stage = stage_of(trial.number, self._stages)
+        # A parameter that no trial had so far: nothing is known about it but its range.
+        unit = point.get(name, uniform(self._seed, stage.number, trial.number, name))
+        return self._scales.value(param_name, param_distribution, unit)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Opens the trial's stage, for those too whose values are all given."""
+        with self._lock:
+            self._open_stages(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        with self._lock:
+            self._points.pop(trial.number, None)
+
+    def _drawn(self, study: Study, trial: FrozenTrial) -> dict[str, float]:
+        history, dimensions = self._open_stages(study, trial)
+        fixed = self._scales.declared_point(trial.system_attrs.get(FIXED, {}))
+        stage = _fixed(stage_of(trial.number, self._stages), fixed)
+        if not self._screen or stage.is_coarse:
+            return zoomed(stage, self._seed, trial.number)
+        return screened(history, stage, dimensions, self._seed, trial.number, epochs=self._full, cache=self._fits)
+
+    def _open_stages(self, study: Study, trial: FrozenTrial) -> tuple[History, list[Dimension]]:
+        """The history and the space as they are at this draw, with the stages that it needs."""
+        history = self._history(study, trial)
+        dimensions = [self._scales.dimensions[name] for name in sorted(self._scales.dimensions)]
+        known = len(self._stages)
+        self._stages = stages_until(
+            trial.number, self._stages, history, dimensions, zoom=self._zoom, defaults=self._defaults
+        )
+        if self._on_stage:
+            for new in self._stages[known:]:
+                self._on_stage(new)
+        return history, dimensions
+
+    def _history(self, study: Study, trial: FrozenTrial) -> History:
+        self._sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+        trials = study.get_trials(deepcopy=False)
+        if self._epochs is None:
+            self._follow(trials)
+        return self._reader.update(trials, without=trial.number)
+
+    def _follow(self, trials: Sequence[FrozenTrial]) -> None:
+        """The full length is the last step of complete trials; a longer one changes what trials are compared at."""
+        ends = [
+            trial.last_step or 1 for trial in trials if trial.state is TrialState.COMPLETE and trial.intermediate_values
+        ]
+        full = max(ends, default=1)
+        if full != self._full:
+            self._full = full
+            self._reader.forget()
+
+    def _entry(self, trial: FrozenTrial) -> Entry:
+        for name, asked in trial.distributions.items():
+            self._scales.learn(name, asked)
+        point = self._scales.point(trial.params) or self._points.get(trial.number, {})
+        if READINGS in trial.user_attrs:
+            return attribute_entry(trial, point, self._sign)
+        return plain_entry(trial, point, self._sign, self._full)
+
+
+def _fixed(stage: Stage, point: Mapping[str, float]) -> Stage:
+    """The stage with dimensions that an enqueued trial brings values for held there, so that the rest fits them."""
+    if not point:
+        return stage
+    held = {name: (unit, unit) for name, unit in point.items()}
+    return replace(stage, frame={**stage.frame, **held}, box={**stage.box, **held})

@@ -1,0 +1,405 @@
+"""Stages of a round: the regions of the unit cube that it draws from, from coarse to fine.
+
+A stage's box is frozen when the stage starts, from the history so far, so that every draw of a stage sees the same
+box, and the box with its evidence can be recorded. How a point is drawn within a stage is the business of `draws`.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search.history import Entry, History, State
+from tuner.space import Int, LogInt, Parameter, Scale, Space
+
+Interval = tuple[float, float]
+
+#: A box keeps this share of the elites' width on each side, and this much of the range.
+MARGIN_OF_WIDTH, MARGIN = 0.1, 0.03
+#: Elites this near to an edge of the declared range press against it.
+PRESSING = 0.1
+#: A box that passes an edge is at least this wide before: elites crowded at the edge do not say how far the good goes.
+WIDTH_PRESSED = 0.3
+#: An integer range with more cells than this is a continuum for the search.
+MOST_CELLS = 1024
+#: Two coordinates this near are the same; values are rounded to six digits between draw and history.
+SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What the search has to know of one parameter.
+
+    Attributes:
+        name: the parameter.
+        ordered: whether near coordinates mean near values.
+        size: number of distinct values; None for a continuum.
+        reach: lowest and highest coordinate that `search.expand` may draw.
+        tier: priority, 1 first.
+        memory: whether a larger value needs more memory.
+        cells: (upper border, coordinate) of each distinct value, ascending; none for a continuum.
+        when: other parameters by name with the coordinates at which this one is active; empty: always active.
+    """
+
+    name: str
+    ordered: bool = True
+    size: int | None = None
+    reach: Interval = (0.0, 1.0)
+    tier: int = 1
+    memory: bool = False
+    cells: tuple[Interval, ...] = ()
+    when: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, parameter: Parameter, space: Space | None = None) -> Dimension:
+        """The dimension of a parameter; its conditions are known only if the space is given."""
+        scale = parameter.scale
+        when: list[tuple[str, tuple[float, ...]]] = []
+        for name, allowed in parameter.when.items() if space else ():
+            other = space[name].scale if space else scale
+            when.append((name, tuple(other.to_unit(value) for value in allowed if other.contains(value))))
+        return cls(
+            name=parameter.name,
+            ordered=scale.ordered,
+            size=scale.size,
+            reach=_aligned_reach(scale),
+            tier=parameter.tier,
+            memory=parameter.memory,
+            cells=_cells(scale),
+            when=tuple(when),
+        )
+
+    @classmethod
+    def of_scale(cls, name: str, scale: Scale) -> Dimension:
+        """The dimension of a bare scale, without tier, conditions and reach."""
+        return cls(name=name, ordered=scale.ordered, size=scale.size, cells=_cells(scale))
+
+    @cached_property
+    def _borders_and_middles(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        borders, middles = np.array(self.cells).T
+        return borders, middles
+
+    def snapped(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Coordinates moved to that of the value they stand for."""
+        if not self.cells:
+            return units
+        borders, middles = self._borders_and_middles
+        return np.asarray(middles[np.minimum(np.searchsorted(borders, units, side="right"), len(middles) - 1)])
+
+
+def dimensions_of(space: Space) -> tuple[Dimension, ...]:
+    """The dimensions of a space, in its order."""
+    return tuple(Dimension.of(parameter, space) for parameter in space)
+
+
+def _aligned_reach(scale: Any) -> Interval:
+    """The reach without a last cell that the limit cuts: a step goes to it whole or not at all."""
+    low, high = scale.reach
+    if isinstance(scale, Int):
+        return math.ceil(low * scale.size - 1e-9) / scale.size, math.floor(high * scale.size + 1e-9) / scale.size
+    return low, high
+
+
+def _cells(scale: Any) -> tuple[Interval, ...]:
+    if scale.size is None or scale.size > MOST_CELLS:
+        return ()
+    low, high = _aligned_reach(scale)
+    if isinstance(scale, LogInt):
+        first, last = scale.limit or (scale.low, scale.high)
+        if last - first >= MOST_CELLS:
+            return ()
+        return tuple((scale.to_unit(n + 0.5), scale.to_unit(n)) for n in range(first, last + 1))
+    first, last = round(low * scale.size), round(high * scale.size)
+    if last - first > MOST_CELLS:
+        return ()
+    return tuple(((cell + 1) / scale.size, (cell + 0.5) / scale.size) for cell in range(first, last))
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge of the declared range that the elites press against."""
+
+    parameter: str
+    side: str  # "low" or "high"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A region with the draws that come from it.
+
+    Attributes:
+        number: running number in the round.
+        name: "coarse", "fine 1", … or "tier 1 coarse", "tier 1 fine 1", ….
+        starts_at: index of its first draw.
+        ends_at: index of the first draw that is not its own any more; None for the last one.
+        frame: where a dimension may go at all; a fixed one is collapsed to a point.
+        box: the part of the frame that draws concentrate on, or beyond it where `expand` allows.
+        elites: trials that the box was made from, best first.
+        reason: why the box is what it is, for people.
+        pressed: edges of the declared range that the elites press against.
+    """
+
+    number: int
+    name: str
+    starts_at: int
+    ends_at: int | None
+    frame: Mapping[str, Interval]
+    box: Mapping[str, Interval]
+    elites: tuple[int, ...] = ()
+    reason: str = ""
+    pressed: tuple[Edge, ...] = ()
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether it draws uniformly, before anything is known."""
+        return self.name.endswith("coarse")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self) | {
+            "frame": {name: list(interval) for name, interval in self.frame.items()},
+            "box": {name: list(interval) for name, interval in self.box.items()},
+            "elites": list(self.elites),
+            "pressed": [asdict(edge) for edge in self.pressed],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Stage:
+        """The stage that `to_dict` wrote."""
+        return cls(
+            number=record["number"],
+            name=record["name"],
+            starts_at=record["starts_at"],
+            ends_at=record["ends_at"],
+            frame={name: (low, high) for name, (low, high) in record["frame"].items()},
+            box={name: (low, high) for name, (low, high) in record["box"].items()},
+            elites=tuple(record["elites"]),
+            reason=record["reason"],
+            pressed=tuple(Edge(**edge) for edge in record["pressed"]),
+        )
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """How a round narrows.
+
+    Attributes:
+        coarse: uniform draws after draw 0, which is the study's own values.
+        elites: trials that a box is made from.
+        expand: whether a box may pass a declared edge that the elites press against, as far as the reach goes.
+        tiered: whether tier 1 is tuned first, then tier 2, then the rest, each with the others fixed.
+        expected_draws: draws that the tiers share equally; needed if `tiered`.
+    """
+
+    coarse: int = 5
+    elites: int = 4
+    expand: bool = False
+    tiered: bool = False
+    expected_draws: int | None = None
+
+
+def stages_until(
+    index: int,
+    stages: Sequence[Stage],
+    history: History,
+    dimensions: Sequence[Dimension],
+    *,
+    zoom: Zoom,
+    defaults: Mapping[str, float] | None = None,
+) -> tuple[Stage, ...]:
+    """`stages` with those that are missing until the draw `index` has one.
+
+    A stage that starts at draw s is made from the trials below s, so one that is made late is made no other.
+
+    Args:
+        index: index of a draw, from 0.
+        stages: the stages so far, from the first.
+        history: the trials so far.
+        dimensions: the space.
+        zoom: the options.
+        defaults: coordinates that tiers not yet tuned are fixed at; 0.5 where unknown.
+    """
+    known = list(stages)
+    while not known or (known[-1].ends_at is not None and index >= known[-1].ends_at):
+        known.append(_next_stage(known, history, dimensions, zoom, defaults or {}))
+    return tuple(known)
+
+
+def stage_of(index: int, stages: Sequence[Stage]) -> Stage:
+    """The stage that a draw belongs to."""
+    return stages[bisect_right(stages, index, key=lambda stage: stage.starts_at) - 1]
+
+
+def ranking(history: History, entries: Sequence[Entry]) -> list[Entry]:
+    """Entries with a value, best first.
+
+    Places are earned at the first epoch at which trials were compared. Among those that went on to the next epoch, the
+    places they hold are dealt out again by their values there, and so on. So values are compared at equal epochs only,
+    and a trial that went further is not better for that alone: it went on because it was among the best of its time,
+    and better ones may have come since. A trial not read at an epoch counts there with its next reading; diverged
+    ones, and values that are not finite, are left out.
+    """
+    alive = [
+        entry
+        for entry in entries
+        if entry.state is not State.DIVERGED and any(math.isfinite(reading.value) for reading in entry.readings)
+    ]
+    order = sorted(alive, key=lambda entry: entry.number)
+    for epoch in history.epochs_read:
+        places = [place for place, entry in enumerate(order) if entry.last_epoch >= epoch]
+        dealt = sorted((order[place] for place in places), key=lambda entry: _value_from(entry, epoch))
+        for place, entry in zip(places, dealt, strict=True):
+            order[place] = entry
+    return order
+
+
+def _value_from(entry: Entry, epoch: int) -> float:
+    return next(reading.rank_value for reading in entry.readings if reading.epoch >= epoch)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A stage on the axis of draws, before anything is known of its box."""
+
+    starts_at: int
+    ends_at: int | None
+    name: str
+    tier: int | None  # None: all tiers at once
+    is_first: bool  # of its tier
+
+
+def _next_stage(
+    known: Sequence[Stage],
+    history: History,
+    dimensions: Sequence[Dimension],
+    zoom: Zoom,
+    defaults: Mapping[str, float],
+) -> Stage:
+    span = next(islice(_spans(zoom, dimensions), len(known), None))
+    before = [entry for entry in history if entry.number < span.starts_at]
+    if span.is_first:
+        ranked = ranking(history, _inside(before, known[-1].frame)) if known else []
+        frame = _frame(span.tier, ranked[0].point if ranked else {}, dimensions, defaults)
+        where = "the declared ranges" if span.tier is None else f"the parameters of tier {span.tier}"
+        reason = f"uniform over {where}"
+        return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, frame, (), reason)
+    frame = dict(known[-1].frame) | {
+        dimension.name: (0.0, 1.0) for dimension in dimensions if dimension.name not in known[-1].frame
+    }
+    ranked = ranking(history, _inside(before, frame))
+    elites = ranked[: zoom.elites]
+    edges = [_pressed(dimension, elites) for dimension in dimensions if _is_free(frame[dimension.name])]
+    pressed = tuple(edge for edge in edges if edge)
+    box = {
+        dimension.name: _interval(dimension, frame[dimension.name], elites, pressed if zoom.expand else ())
+        for dimension in dimensions
+    }
+    numbers = tuple(entry.number for entry in elites)
+    reason = _reason(elites, len(ranked))
+    return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed)
+
+
+def _spans(zoom: Zoom, dimensions: Sequence[Dimension]) -> Iterator[_Span]:
+    """Coarse, then fine stages of doubling length; with tiers this once for each, in an equal share of the draws."""
+    tiers = sorted({dimension.tier for dimension in dimensions})
+    if not zoom.tiered or len(tiers) < 2:
+        yield from _doubling(0, None, zoom.coarse + 1, "", None)
+        return
+    if zoom.expected_draws is None:
+        raise ValueError("expected_draws must be given with tiered=True: the tiers share the draws")
+    starts = [round(place * zoom.expected_draws / len(tiers)) for place in range(len(tiers))]
+    for tier, start, end in zip(tiers, starts, [*starts[1:], None], strict=True):
+        yield from _doubling(start, end, zoom.coarse + 1, f"tier {tier} ", tier)
+
+
+def _doubling(start: int, end: int | None, first: int, prefix: str, tier: int | None) -> Iterator[_Span]:
+    last = math.inf if end is None else end
+    at, length, fine = start, first, 0
+    while at < last:
+        stop = int(min(at + length, last))
+        yield _Span(at, stop, f"{prefix}fine {fine}" if fine else f"{prefix}coarse", tier, fine == 0)
+        length, at, fine = stop - start, stop, fine + 1
+
+
+def _frame(
+    tier: int | None, winner: Mapping[str, float], dimensions: Sequence[Dimension], defaults: Mapping[str, float]
+) -> dict[str, Interval]:
+    """A tier's own dimensions free; those before it at the winner's coordinates, those after it at the defaults."""
+    frame: dict[str, Interval] = {}
+    for dimension in dimensions:
+        name = dimension.name
+        if tier is None or dimension.tier == tier:
+            frame[name] = (0.0, 1.0)
+            continue
+        known = {**defaults, **winner} if dimension.tier < tier else defaults
+        frame[name] = _point(float(dimension.snapped(np.array([known.get(name, 0.5)]))[0]))
+    return frame
+
+
+def _point(unit: float) -> Interval:
+    return unit, unit
+
+
+def _is_free(interval: Interval) -> bool:
+    return interval[0] < interval[1]
+
+
+def _inside(entries: Sequence[Entry], frame: Mapping[str, Interval]) -> list[Entry]:
+    """Entries that the fixed dimensions of a frame hold for; others were drawn for another tier."""
+    fixed = {name: interval[0] for name, interval in frame.items() if not _is_free(interval)}
+    return [
+        entry
+        for entry in entries
+        if all(abs(entry.point[name] - unit) < SAME for name, unit in fixed.items() if name in entry.point)
+    ]
+
+
+def _interval(dimension: Dimension, frame: Interval, elites: Sequence[Entry], expanding: Sequence[Edge]) -> Interval:
+    units = [entry.point[dimension.name] for entry in elites if dimension.name in entry.point]
+    if not _is_free(frame) or not dimension.ordered or len(units) < 2:
+        return frame
+    # The value of a cell owns the whole cell.
+    cell = 0.5 / dimension.size if dimension.size else 0.0
+    margin = MARGIN_OF_WIDTH * (max(units) - min(units)) + MARGIN + cell
+    low = max(min(units) - margin, min(frame[0], *units))
+    high = min(max(units) + margin, max(frame[1], *units))
+    if Edge(dimension.name, "low") in expanding:
+        high = max(high, low + WIDTH_PRESSED)
+        low = max(dimension.reach[0], min(low, frame[0]) - (high - low) / 2)
+    if Edge(dimension.name, "high") in expanding:
+        low = min(low, high - WIDTH_PRESSED)
+        high = min(dimension.reach[1], max(high, frame[1]) + (high - low) / 2)
+    return low, high
+
+
+def _pressed(dimension: Dimension, elites: Sequence[Entry]) -> Edge | None:
+    """The edge that the best elite and at least half of all elites are near to."""
+    if not dimension.ordered or (dimension.size is not None and dimension.size <= 2):
+        return None
+    cell = 0.5 / dimension.size if dimension.size else 0.0
+    units = [entry.point[dimension.name] for entry in elites if dimension.name in entry.point]
+    if not units or dimension.name not in elites[0].point:
+        return None
+    for side, distances in (("low", [unit - cell for unit in units]), ("high", [1 - cell - unit for unit in units])):
+        near = [distance <= PRESSING + 1e-9 for distance in distances]
+        if near[0] and 2 * sum(near) >= len(elites):
+            return Edge(dimension.name, side)
+    return None
+
+
+def _reason(elites: Sequence[Entry], count: int) -> str:
+    if not elites:
+        return "uniform, because no trial has a value yet"
+    epochs = sorted({entry.last_epoch for entry in elites})
+    where = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
+    return (
+        f"box of the {len(elites)} best of {count} trials at {where}, margin {MARGIN_OF_WIDTH} of the width + {MARGIN}"
+    )
