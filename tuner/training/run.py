@@ -1,0 +1,143 @@
+"""Trains one task, or the next part of one, and says how it ended: `train`."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from tuner.errors import TunerError
+from tuner.training.build import build, own_settings
+from tuner.training.callbacks import Interrupted, Report, Watch
+from tuner.training.divergence import LossWatch
+from tuner.training.pause import Pause
+from tuner.training.process import free_memory, settings_kept, without_noise
+from tuner.training.progress import epochs_trained
+from tuner.training.task import Outcome, Result, Task
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can'?t allocate memory|cannot allocate memory|unable to allocate|_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def never() -> bool:
+    """An `interrupted` for trainings that nothing interrupts."""
+    return False
+
+
+def train(task: Task, report: Report, interrupted: Interrupted = never) -> Result:
+    """Train until the end, a pause, a stop or a failure; whatever the user's code does becomes an outcome.
+
+    Args:
+        task: what to train.
+        report: called with each measurement; its answer is obeyed, PAUSE only where `measurement.rung`.
+        interrupted: called after each batch, so it must be quick; true (or Answer.STOP) ends the training.
+
+    With several ranks both are called on each of them, and must answer the same on all.
+
+    Raises:
+        TunerError: a mistake in the study that every trial would meet.
+        KeyboardInterrupt, SIGTERMException: the process is asked to end.
+        Exception: whatever `report` or `interrupted` raised.
+    """
+    started_s = time.monotonic()
+    with without_noise(), settings_kept():
+        result = _Attempt(task, report, interrupted).run()
+        free_memory(urgent=result.outcome is Outcome.OUT_OF_MEMORY)
+    return replace(result, seconds=time.monotonic() - started_s)
+
+
+class _Attempt:
+    """One call of `train`, with what must be cleared away after it."""
+
+    def __init__(self, task: Task, report: Report, interrupted: Interrupted) -> None:
+        self._task = task
+        self._own = own_settings(task)
+        losses = LossWatch(self._own.divergence_factor)
+        self._pause = Pause(task.folder, losses, weights_only=self._own.weights_only)
+        self._watch = Watch(task, report, interrupted, losses, self._pause)
+        self._trainer: pl.Trainer | None = None
+
+    def run(self) -> Result:
+        try:
+            self._fit()
+        except (TunerError, KeyboardInterrupt, SIGTERMException):
+            raise
+        except BaseException as error:
+            if self._watch.keyboard:
+                raise KeyboardInterrupt from None  # Lightning has made a SystemExit of it
+            if error is self._watch.foreign:
+                raise
+            return self._failed(error)
+        else:
+            return self._ended()
+        finally:
+            self._clear_away()
+
+    def _fit(self) -> None:
+        pl.seed_everything(self._task.seed, workers=True, verbose=False)
+        parts = build(self._task)
+        callbacks = [self._pause, *parts.callbacks, self._watch]
+        self._trainer = pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
+        checkpoint = self._task.checkpoint
+        self._trainer.fit(parts.module, **parts.fit, ckpt_path=checkpoint, weights_only=self._own.weights_only)
+
+    def _ended(self) -> Result:
+        if self._pause.written:
+            return self._result(Outcome.PAUSED, checkpoint=str(self._pause.file))
+        return self._result(self._watch.outcome, reason=self._watch.reason, logged=self._watch.logged)
+
+    def _failed(self, error: BaseException) -> Result:
+        cause = _cause(error)
+        text = "".join(traceback.format_exception(error))
+        traceback.clear_frames(error.__traceback__)  # their locals hold the model and the batch
+        if _is_out_of_memory(error):
+            return self._result(Outcome.OUT_OF_MEMORY, reason=cause)
+        return self._result(Outcome.CRASHED, reason=cause, traceback=text)
+
+    def _result(self, outcome: Outcome, **details: Any) -> Result:
+        trainer = self._trainer
+        epoch, step = (epochs_trained(trainer), trainer.global_step) if trainer else (0.0, 0)
+        return Result(outcome, value=self._watch.value, epoch=epoch, step=step, **details)
+
+    def _clear_away(self) -> None:
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None:
+            _end_loader_workers(trainer)
+
+
+def _end_loader_workers(trainer: pl.Trainer) -> None:
+    """Those that are left when a training ends within an epoch or a validation."""
+    fit = trainer.fit_loop
+    for loop in (fit, fit.epoch_loop.val_loop):
+        if loop._data_fetcher is not None:  # noqa: SLF001
+            loop._data_fetcher.teardown()  # noqa: SLF001
+        if loop._combined_loader is not None:  # noqa: SLF001
+            loop._combined_loader.reset()  # noqa: SLF001
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the error, or one that it was raised from, says that memory ran out."""
+    if error is None:
+        return False
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
+        return True
+    return _is_out_of_memory(error.__cause__)
+
+
+def _cause(error: BaseException) -> str:
+    """The error in one line; where Hydra wrapped it, the one that the user's class raised."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return _cause(error.__cause__)
+    message = str(error).strip()
+    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
