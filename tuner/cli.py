@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tuner import __version__
 from tuner.errors import ConfigError, TunerError
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     command, config_dir, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     # As with `python -m`, so that the console script finds the modules of a study in the current folder.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
     from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -31,12 +31,16 @@ class Progress(Watcher):
         self._objective, self._name, self._plan, self._stage_of = settings.study.objective, name, plan, stage_of
         self._timeout_s = settings.search.timeout_s
         self._console = Console(file=sys.stderr, stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True) if self._console.is_terminal else None
+        self._live = (
+            Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
+            if self._console.is_terminal
+            else None
+        )
         self._best: tuple[int, float] | None = None
         self._ended = collections.Counter[str]()
         self._began: tuple[float, float] | None = None  # (seconds used, epochs spent) when this call began
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         self.note(f"{self._name}: preparing workers")
@@ -58,13 +62,19 @@ class Progress(Watcher):
         self._ended[outcome] += 1
         readings = attributes.get("readings") or []
         value = readings[-1][1] if readings else None
-        if outcome == "complete" and value is not None and self._objective.is_better(value, self._best and self._best[1]):
+        if (
+            outcome == "complete"
+            and value is not None
+            and self._objective.is_better(value, self._best and self._best[1])
+        ):
             self._best = (number, value)
         if self._live and outcome in ("complete", "pruned"):
             return
         parts = [f"trial {number} {outcome}"]
         if value is not None:
-            parts.append(f"{self._objective.metric}={advice.short(value)} after {advice.short(float(attributes.get('epochs', 0)))} epochs")
+            parts.append(
+                f"{self._objective.metric}={advice.short(value)} after {advice.short(float(attributes.get('epochs', 0)))} epochs"
+            )
         if self._best:
             parts.append(f"best {advice.short(self._best[1])} by {self._best[0]}")
         parts.append(advice.listed(attributes.get("hyperparameters", {})))
@@ -85,7 +95,11 @@ class Progress(Watcher):
         counts = collections.Counter(str(entry.state) for entry in history)
         table.add_row("stage", self._stage_of(max(len(history) - 1, 0)))
         table.add_row("trials", ", ".join(f"{count} {state}" for state, count in counts.most_common()) or "none yet")
-        best = f"{self._objective.metric}={advice.short(self._best[1])} by trial {self._best[0]}" if self._best else "none trained in full yet"
+        best = (
+            f"{self._objective.metric}={advice.short(self._best[1])} by trial {self._best[0]}"
+            if self._best
+            else "none trained in full yet"
+        )
         table.add_row("best", best)
         table.add_row("time", f"{round_.seconds_used:.0f} s used, {self._left(round_)}")
         return Group(table)

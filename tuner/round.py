@@ -182,7 +182,7 @@ class Round:
             self._trial_ended(self._jobs.pop(event.trial), event.result)
         elif isinstance(event, Refused):
             raise StudyError(event.text)
-        elif isinstance(event, Lost) and event.trial is not None:
+        elif isinstance(event, Lost):
             self._lost(self._jobs.pop(event.trial), event.reason)
 
     def _look_at_the_clock(self) -> None:
@@ -225,7 +225,9 @@ class Round:
     def _resume(self, worker: int, action: Resume) -> None:
         number = action.number
         self.history.resumed(number, action.until)
-        self.ledger.note(number, worker=self._launcher.describe(worker), target=action.until, paused_at=None, outcome=None)
+        self.ledger.note(
+            number, worker=self._launcher.describe(worker), target=action.until, paused_at=None, outcome=None
+        )
         self._train(worker, number, self.study.space.effective(self.ledger.values(number)))
 
     def _train(self, worker: int, number: int, effective: Mapping[str, Any]) -> None:
@@ -297,13 +299,13 @@ class Round:
             self.history.paused(number)
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
             self._read(number, self.plan.epochs, result.value)
-            self._close(number, State.COMPLETE, "complete", facts, value=result.value)
+            self._close(number, State.COMPLETE, facts, value=result.value)
         elif result.outcome is Outcome.STOPPED:
             self._stopped(job, facts)
         elif result.outcome is Outcome.DIVERGED:
-            self._close(number, State.DIVERGED, "diverged", {**facts, "reason": result.reason})
+            self._close(number, State.DIVERGED, {**facts, "reason": result.reason})
         elif result.outcome is Outcome.OUT_OF_MEMORY:
-            self._close(number, State.INFEASIBLE, "out of memory", {**facts, "reason": result.reason})
+            self._close(number, State.INFEASIBLE, {**facts, "reason": result.reason})
         elif result.outcome is Outcome.CRASHED:
             self._crashed(number, result, facts)
         else:
@@ -311,18 +313,18 @@ class Round:
 
     def _stopped(self, job: _Job, facts: Mapping[str, Any]) -> None:
         if job.stopping is Why.PRUNED:
-            self._close(job.number, State.PRUNED, "pruned", {**facts, "reason": "stopped by the pruner"})
+            self._close(job.number, State.PRUNED, {**facts, "reason": "stopped by the pruner"})
         elif job.stopping is Why.TIMED_OUT:
             limit = self.settings.search.trial_timeout_s
-            self._close(job.number, State.TIMED_OUT, "timed out", {**facts, "reason": f"search.trial_timeout={limit:g} s"})
+            self._close(job.number, State.TIMED_OUT, {**facts, "reason": f"search.trial_timeout={limit:g} s"})
         else:
             # What it trained since its last checkpoint is trained again, so only the time is kept.
             self._interrupted(job.number, seconds=facts["seconds"])
 
     def _interrupted(self, number: int, **facts: Any) -> None:
         self.history.interrupted(number)
-        self.ledger.note(number, outcome="interrupted", **facts)
-        self._watcher.trial_ended(number, "interrupted", self.ledger.trial(number).user_attrs)
+        self.ledger.note(number, outcome=str(State.INTERRUPTED), **facts)
+        self._watcher.trial_ended(number, str(State.INTERRUPTED), self.ledger.trial(number).user_attrs)
 
     def _lost(self, job: _Job, reason: str) -> None:
         if job.stopping is not None:
@@ -332,47 +334,58 @@ class Round:
         if retries < self.settings.launcher.max_retries:
             self._interrupted(job.number, retries=retries + 1, reason=f"worker lost: {reason}")
         else:
-            self._close(job.number, State.FAILED, "lost", {"reason": f"{reason}, after {retries} retries"})
-            self._stop_if_hopeless("lost", f"The worker of each trial so far died: {reason}. See the logs in {self._checkpoints.root}.")
+            self._close(job.number, State.LOST, {"reason": f"{reason}, after {retries} retries"})
+            self._stop_if_hopeless(
+                "lost", f"The worker of each trial so far died: {reason}. See the logs in {self._checkpoints.root}."
+            )
 
     def _crashed(self, number: int, result: Result, facts: Mapping[str, Any]) -> None:
         traceback = result.traceback[-TRACEBACK_CHARACTERS:]
-        self._close(number, State.FAILED, "crashed", {**facts, "reason": result.reason, "traceback": traceback})
+        self._close(number, State.CRASHED, {**facts, "reason": result.reason, "traceback": traceback})
         self._stop_if_hopeless(_place(result.traceback), result.traceback)
 
     def _stop_if_hopeless(self, place: str, text: str) -> None:
         self._crashes.append((place, text))
         ended = [entry for entry in self.history if entry.state.ended]
         all_alike = len({place for place, _ in self._crashes}) == 1
-        if all_alike and len(ended) == len(self._crashes) and len(ended) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES):
+        if (
+            all_alike
+            and len(ended) == len(self._crashes)
+            and len(ended) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES)
+        ):
             raise RoundFailed(f"The first {len(ended)} trials failed in the same way:\n\n{text}")
 
     def _no_objective(self, result: Result) -> Problem:
         metric = self.study.objective.metric
         logged = ", ".join(result.logged) or "nothing"
-        remedy = f"It logs: {logged}. {did_you_mean(metric, result.logged)}" if result.logged else "Log it with self.log(...) in validation_step."
+        remedy = (
+            f"It logs: {logged}. {did_you_mean(metric, result.logged)}"
+            if result.logged
+            else "Log it with self.log(...) in validation_step."
+        )
         return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
 
-    def _close(self, number: int, state: State, outcome: str, attributes: Mapping[str, Any], *, value: float | None = None) -> None:
+    def _close(self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None) -> None:
         """End a trial for good: its files go first, its record last."""
         self._checkpoints.drop(number)
         epochs = attributes.get("epochs")
         self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
-        self.ledger.tell(number, _OPTUNA[state], value, outcome=outcome, **attributes)
-        self._watcher.trial_ended(number, outcome, self.ledger.trial(number).user_attrs)
+        self.ledger.tell(number, _OPTUNA[state], value, outcome=str(state), **attributes)
+        self._watcher.trial_ended(number, str(state), self.ledger.trial(number).user_attrs)
 
     def _let_go(self) -> None:
         """End the trials that this round will not take up any more."""
         for number in self.history.numbers(State.PAUSED):
             rung = self.history[number].last_epoch
-            self._close(number, State.PRUNED, "pruned", {"paused_at": None, "reason": f"not among the best at epoch {rung}"})
+            self._close(number, State.PRUNED, {"paused_at": None, "reason": f"not among the best at epoch {rung}"})
         for number in self.history.numbers(State.INTERRUPTED):
-            self._close(number, State.PRUNED, "pruned", {"reason": "the round's time was up"})
+            self._close(number, State.PRUNED, {"reason": "the round's time was up"})
 
 
 _OPTUNA = {
     State.COMPLETE: TrialState.COMPLETE,
-    State.FAILED: TrialState.FAIL,
+    State.CRASHED: TrialState.FAIL,
+    State.LOST: TrialState.FAIL,
     State.PRUNED: TrialState.PRUNED,
     State.DIVERGED: TrialState.PRUNED,
     State.TIMED_OUT: TrialState.PRUNED,
@@ -387,5 +400,3 @@ def _place(traceback: str) -> str:
     frames = [line.strip() for line in lines if line.lstrip().startswith("File ")]
     kind = lines[-1].partition(":")[0] if lines else ""
     return f"{frames[-1] if frames else ''} {kind}"
-
-

@@ -22,10 +22,13 @@ SIGNIFICANT_DIGITS = 6
 class Scale(Protocol):
     """How the values of one parameter lie on the unit interval."""
 
-    #: Number of distinct values, or None for a continuum.
-    size: int | None
-    #: Whether near coordinates mean near values; an unordered scale is not zoomed.
-    ordered: bool
+    @property
+    def size(self) -> int | None:
+        """Number of distinct values, or None for a continuum."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether near coordinates mean near values; an unordered scale is not zoomed."""
 
     def to_unit(self, value: Value) -> float:
         """The coordinate of a value; for one of finitely many values the middle of its cell."""
@@ -118,7 +121,7 @@ class OneMinusPow10:
         return LogUniform(_complement(self.high), _complement(self.low), limit)
 
     def to_unit(self, value: Value) -> float:
-        return 1.0 - self.complement().to_unit(1.0 - value)
+        return 1.0 - self.complement().to_unit(_complement(value))
 
     def from_unit(self, unit: float) -> float:
         return _complement(self.complement().from_unit(1.0 - unit))
@@ -132,8 +135,8 @@ class OneMinusPow10:
 
 
 def _complement(value: float) -> float:
-    # 1 - 0.9 is 0.09999999999999998 in binary; fifteen digits give back what was written.
-    return float(f"{1.0 - value:.15g}")
+    # 1 - 0.9 is 0.09999999999999998 in binary; twelve digits give back what was written.
+    return float(f"{1.0 - value:.12g}")
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Int:
         return (self.high - self.low) // self.step + 1
 
     def to_unit(self, value: Value) -> float:
-        return ((value - self.low) / self.step + 0.5) / self.size
+        return float(((value - self.low) / self.step + 0.5) / self.size)
 
     def from_unit(self, unit: float) -> int:
         low, high = self.limit or (self.low, self.high)
@@ -194,7 +197,8 @@ class LogInt:
         axis = self._axis()
         # Not LogUniform.from_unit: its six digits would move the cells of integers above 10^6.
         value = axis.low * (axis.high / axis.low) ** unit
-        return min(max(math.floor(value + 0.5), low), high)
+        # 1.0 belongs to the last cell of the declared range, not to the first one past it.
+        return min(max(self.high if unit == 1.0 else math.floor(value + 0.5), low), high)
 
     def contains(self, value: Value) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high

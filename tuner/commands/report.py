@@ -45,7 +45,9 @@ def finished(record: RoundRecord, rounds: Rounds) -> int:
     """Print the champion; without one the exit code says so."""
     champion = rounds.champion(record)
     if champion is None:
-        say(f"{record.name} has no champion: no trial was trained in full. `tuner status study={record.study}` tells what became of them.")
+        say(
+            f"{record.name} has no champion: no trial was trained in full. `tuner status study={record.study}` tells what became of them."
+        )
         return NO_CHAMPION
     put(champion_line(record, champion))
     put(f"  {shlex.join(champion.overrides)}")
@@ -54,7 +56,9 @@ def finished(record: RoundRecord, rounds: Rounds) -> int:
 
 def champion_line(record: RoundRecord, champion: Champion) -> str:
     sure = "provisional: one training's value" if champion.provisional else "confirmed"
-    return f"champion of {record.name}: {record.metric}={advice.short(champion.value)} by trial {champion.trial} ({sure})"
+    return (
+        f"champion of {record.name}: {record.metric}={advice.short(champion.value)} by trial {champion.trial} ({sure})"
+    )
 
 
 def interrupted(record: RoundRecord, ledger: Ledger, champion: Champion | None) -> None:

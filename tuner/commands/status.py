@@ -28,7 +28,9 @@ def status(settings: Settings) -> int:
 
 def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
     seen = overview(database, record.name)
-    report.put(f"{record.name}: {_doing(record)}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}")
+    report.put(
+        f"{record.name}: {_doing(record)}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
+    )
     stages = {stage.name: stage for stage in map(Stage.from_dict, rounds.stages(record))}
     for name in [*stages, *(name for name in seen.by_stage if name not in stages)]:
         counts = seen.by_stage.get(name)

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hydra.utils
 import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
 from tuner import advice
 from tuner.checkpoints import Checkpoints
@@ -91,7 +93,13 @@ class _Session:
     """One controller's work on one round, from the lease to its return."""
 
     def __init__(
-        self, settings: Settings, study: StudySettings, database: Database, rounds: Rounds, record: RoundRecord, owner: Owner
+        self,
+        settings: Settings,
+        study: StudySettings,
+        database: Database,
+        rounds: Rounds,
+        record: RoundRecord,
+        owner: Owner,
     ) -> None:
         self._settings, self._study, self._database = settings, study, database
         self._rounds, self._record, self._owner = rounds, record, owner
@@ -100,12 +108,16 @@ class _Session:
         self._seconds_used = record.seconds_used
         self._stages = [Stage.from_dict(stage) for stage in rounds.stages(record)]
 
-    def __enter__(self) -> _Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._rounds.release(
-            self._record, self._owner, state=self._state, budget=budgets(self._settings), seconds_used=self._seconds_used
+            self._record,
+            self._owner,
+            state=self._state,
+            budget=budgets(self._settings),
+            seconds_used=self._seconds_used,
         )
 
     def run(self) -> Ending:
@@ -125,7 +137,9 @@ class _Session:
         ledger.use(self._sampler(defaults), _pruner(settings))
         if not len(ledger):
             if missing:
-                report.say(f"Trial 0 is a draw like the others, because the study's own values are not in the space: {missing}")
+                report.say(
+                    f"Trial 0 is a draw like the others, because the study's own values are not in the space: {missing}"
+                )
             else:
                 ledger.enqueue(study.space.active(defaults))
         plan = plan_of(settings)
@@ -227,14 +241,16 @@ def expected_draws(settings: Settings) -> int:
 
 def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:
     """The best trial that was trained in full; provisional, because its value is one training's."""
-    best = None
-    for trial in ledger.trials:
-        if trial.state is optuna.trial.TrialState.COMPLETE and (best is None or study.objective.is_better(trial.value, best.value)):
-            best = trial
-    if best is None:
+    complete = [
+        (trial.value, trial.number)
+        for trial in ledger.trials
+        if trial.state is TrialState.COMPLETE and trial.value is not None
+    ]
+    if not complete:
         return None
-    effective = study.space.effective(ledger.values(best.number))
-    return Champion(best.number, best.value, effective, tuple(study.nodes.overrides(effective, study.space)), provisional=True)
+    value, number = min(complete, key=lambda pair: (study.objective.cost(pair[0]), pair[1]))
+    effective = study.space.effective(ledger.values(number))
+    return Champion(number, value, effective, tuple(study.nodes.overrides(effective, study.space)), provisional=True)
 
 
 def _history(ledger: Ledger, study: StudySettings) -> History:
@@ -244,7 +260,8 @@ def _history(ledger: Ledger, study: StudySettings) -> History:
         point = study.space.to_unit(ledger.values(trial.number))
         entry: Entry = attribute_entry(trial, point, study.objective.cost(1.0))
         if entry.state is State.RUNNING:
-            ledger.note(trial.number, outcome="interrupted")
+            ledger.note(trial.number, outcome=str(State.INTERRUPTED))
+            entry = replace(entry, state=State.INTERRUPTED)
         history.add(entry)
     return history
 
@@ -280,11 +297,13 @@ def _instantiated(key: str, node: dict[str, Any], seed: int, base: type) -> Any:
         if "seed" in inspect.signature(target).parameters:
             node.setdefault("seed", seed)
         made = hydra.utils.instantiate(node)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever its class raises is a mistake in the configuration
         cause = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError([Problem(key, "can be built", node["_target_"], f"It says: {cause}")]) from None
     if not isinstance(made, base):
-        raise ConfigError([Problem(key, f"is an Optuna {base.__name__}", node["_target_"], "Name a class of that kind.")])
+        raise ConfigError(
+            [Problem(key, f"is an Optuna {base.__name__}", node["_target_"], "Name a class of that kind.")]
+        )
     return made
 
 
@@ -310,4 +329,3 @@ def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

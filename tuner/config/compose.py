@@ -46,13 +46,24 @@ def compose_config(overrides: Sequence[str], config_dir: str | None) -> DictConf
     if config_dir is not None:
         folder = Path(config_dir).expanduser().absolute()
         if not folder.is_dir():
-            raise ConfigError([Problem("--config-dir", "is a folder that exists", config_dir, "Write the folder that has study/NAME.yaml.")])
+            raise ConfigError(
+                [
+                    Problem(
+                        "--config-dir",
+                        "is a folder that exists",
+                        config_dir,
+                        "Write the folder that has study/NAME.yaml.",
+                    )
+                ]
+            )
         folders.append(folder)
     parsed = _parse(overrides)
     problems = [problem for override in parsed if (problem := _group_problem(override, folders))]
     if problems:
         raise ConfigError(problems)
-    searchpath = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders[1:])}]"] if folders[1:] else []
+    searchpath = (
+        [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders[1:])}]"] if folders[1:] else []
+    )
     grouped = [_line(override) for override in parsed if _is_group(override)]
     base = OmegaConf.to_container(_compose([*searchpath, *grouped], folders))
     lines: list[str] = []
@@ -78,12 +89,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             override = parser.parse_override(text)
         except HydraException:
-            remedy = "Write for example trainer.max_epochs=5; quote values with commas, spaces or braces: 'name=\"a, b\"'."
+            remedy = (
+                "Write for example trainer.max_epochs=5; quote values with commas, spaces or braces: 'name=\"a, b\"'."
+            )
             problems.append(Problem(text, "is KEY=VALUE", text, remedy))
             continue
         if override.is_sweep_override():
-            remedy = f"Give one value; to search over several, write them into the space: +space.NAME='{{kind: categorical, choices: [{override.input_line.partition('=')[2]}], path: …}}'."
-            problems.append(Problem(override.key_or_group, "has one value", override.input_line.partition("=")[2], remedy))
+            remedy = f"Give one value; to search over several, write them into the space: +space.NAME='{{kind: categorical, choices: [{_line(override).partition('=')[2]}], path: …}}'."
+            problems.append(Problem(override.key_or_group, "has one value", _line(override).partition("=")[2], remedy))
         else:
             parsed.append(override)
     if problems:
@@ -109,7 +122,9 @@ def _group_problem(override: Override, folders: Sequence[Path]) -> Problem | Non
     there = ", ".join(known) or "none"
     near = difflib.get_close_matches(str(value), known, n=1)
     hint = f"Did you mean {group}={near[0]}? " if near else ""
-    return Problem(group, f"is one of: {there}", value, f"{hint}Yours go into DIR/{group}/NAME.yaml with --config-dir DIR.")
+    return Problem(
+        group, f"is one of: {there}", value, f"{hint}Yours go into DIR/{group}/NAME.yaml with --config-dir DIR."
+    )
 
 
 def _checked(override: Override, base: Any) -> tuple[str, Problem | None]:
@@ -122,7 +137,10 @@ def _checked(override: Override, base: Any) -> tuple[str, Problem | None]:
         return line, None
     node, parts = base, key.split(".")
     for depth, part in enumerate(parts):
-        known = [str(name) for name in (node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ())]
+        known = [
+            str(name)
+            for name in (node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ())
+        ]
         if part not in known:
             place = ".".join(parts[:depth])
             allowed = ALLOWED.get(place, ALLOWED["space.*"] if depth == 2 and parts[0] == "space" else frozenset())
@@ -148,7 +166,9 @@ def _compose(overrides: list[str], folders: Sequence[Path]) -> DictConfig:
     except Exception as error:
         # yaml.YAMLError and its kin: the parser's text names file, line and column.
         if type(error).__module__.startswith("yaml"):
-            raise ConfigError([Problem("configuration", "is valid YAML", " ".join(str(error).split()), "Mend the file named.")]) from None
+            raise ConfigError(
+                [Problem("configuration", "is valid YAML", " ".join(str(error).split()), "Mend the file named.")]
+            ) from None
         raise
     finally:
         GlobalHydra.instance().clear()
@@ -157,4 +177,9 @@ def _compose(overrides: list[str], folders: Sequence[Path]) -> DictConfig:
 def _as_problem(error: Exception) -> Problem:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ and str(error.__cause__) else ""
-    return Problem("configuration", "can be composed", f"{lines[0] if lines else type(error).__name__}{cause}", f"Look into {os.fspath(shipped_folder())} and your --config-dir.")
+    return Problem(
+        "configuration",
+        "can be composed",
+        f"{lines[0] if lines else type(error).__name__}{cause}",
+        f"Look into {os.fspath(shipped_folder())} and your --config-dir.",
+    )

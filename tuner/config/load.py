@@ -13,7 +13,7 @@ from tuner.config import targets
 from tuner.config.compose import choices, compose_config, shipped_folder
 from tuner.config.identity import identity
 from tuner.config.nodes import StudyNodes, resolve_problem
-from tuner.config.schema import ALLOWED, PRUNER, TOP
+from tuner.config.schema import ALLOWED, PRUNER
 from tuner.config.settings import (
     DashboardSettings,
     LauncherSettings,
@@ -46,7 +46,16 @@ def load(overrides: Sequence[str], *, config_dir: str | None = None, needs_study
     config = compose_config(overrides, config_dir)
     broken = resolve_problem(config)
     if broken:
-        raise ConfigError([Problem("configuration", "has values that can be resolved", broken, "Give the value, or mend the interpolation.")])
+        raise ConfigError(
+            [
+                Problem(
+                    "configuration",
+                    "has values that can be resolved",
+                    broken,
+                    "Give the value, or mend the interpolation.",
+                )
+            ]
+        )
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     reader = _Reader(plain, config)
     settings = reader.settings(needs_study=needs_study, known_studies=studies(config_dir))
@@ -68,7 +77,12 @@ class _Reader:
         self.check_keys()
         has_study = any(self.plain[key] for key in ("name", "module", "data"))
         if needs_study and not has_study:
-            self.wrong("study", f"is one of: {', '.join(known_studies)}", None, f"Write study={known_studies[0] if known_studies else 'NAME'}.")
+            self.wrong(
+                "study",
+                f"is one of: {', '.join(known_studies)}",
+                None,
+                f"Write study={known_studies[0] if known_studies else 'NAME'}.",
+            )
         study = self.study() if has_study else None
         store = StoreSettings(self.text("store.url"), self.text("store.folder"))
         seed = self.whole("seed", at_least=0)
@@ -76,7 +90,9 @@ class _Reader:
             study=study,
             search=self.search(),
             pruner=self.pruner(),
-            launcher=LauncherSettings(self.optional_whole("launcher.workers", 1), self.whole("launcher.max_retries", 0)),
+            launcher=LauncherSettings(
+                self.optional_whole("launcher.workers", 1), self.whole("launcher.max_retries", 0)
+            ),
             store=store,
             dashboard=DashboardSettings(self.text("dashboard.host"), self.whole("dashboard.port", 0)),
             seed=seed,
@@ -91,7 +107,12 @@ class _Reader:
             for key in node:
                 if key not in allowed:
                     full = f"{place}.{key}" if place else str(key)
-                    self.wrong(full, f"is a key of {place or 'the configuration'}", node[key] if not isinstance(node[key], Mapping) else key, did_you_mean(str(key), allowed))
+                    self.wrong(
+                        full,
+                        f"is a key of {place or 'the configuration'}",
+                        node[key] if not isinstance(node[key], Mapping) else key,
+                        did_you_mean(str(key), allowed),
+                    )
         for key in ("objective", "search", "pruner", "launcher", "store", "trainer", "dashboard"):
             if not isinstance(self.plain.get(key), Mapping):
                 self.wrong(key, "is a mapping", self.plain.get(key), "Remove the line that overwrites it.")
@@ -111,7 +132,12 @@ class _Reader:
         self.check_trainer_targets()
         epochs = self.optional_whole("trainer.max_epochs", 1)
         if epochs is None and not any(problem.key == "trainer.max_epochs" for problem in self.problems):
-            self.wrong("trainer.max_epochs", "is the number of epochs of a full training", None, "Write trainer.max_epochs=10, or into the study file: trainer: {max_epochs: 10}.")
+            self.wrong(
+                "trainer.max_epochs",
+                "is the number of epochs of a full training",
+                None,
+                "Write trainer.max_epochs=10, or into the study file: trainer: {max_epochs: 10}.",
+            )
         space = read_space(self.plain["space"], self.config, self.problems)
         return StudySettings(name, self.objective(), space, epochs or 1, StudyNodes(self.config))
 
@@ -119,9 +145,16 @@ class _Reader:
         node = self.plain["objective"]
         metric, direction = node.get("metric"), node.get("direction")
         if not isinstance(metric, str) or not metric:
-            self.wrong("objective.metric", "is a metric that the module logs", metric, "Write for example objective.metric=val/acc.")
+            self.wrong(
+                "objective.metric",
+                "is a metric that the module logs",
+                metric,
+                "Write for example objective.metric=val/acc.",
+            )
         if direction not in DIRECTIONS:
-            self.wrong("objective.direction", "is minimize or maximize", direction, did_you_mean(str(direction), DIRECTIONS))
+            self.wrong(
+                "objective.direction", "is minimize or maximize", direction, did_you_mean(str(direction), DIRECTIONS)
+            )
         checked: Literal["minimize", "maximize"] = "maximize" if direction == "maximize" else "minimize"
         return Objective(str(metric), checked)
 
@@ -131,12 +164,22 @@ class _Reader:
         if isinstance(draws, Mapping):
             self.check_target("search.draws", required=True)
         elif draws not in DRAWS:
-            self.wrong("search.draws", f"is one of {', '.join(DRAWS)}, or a node of an Optuna sampler", draws, did_you_mean(str(draws), DRAWS))
+            self.wrong(
+                "search.draws",
+                f"is one of {', '.join(DRAWS)}, or a node of an Optuna sampler",
+                draws,
+                did_you_mean(str(draws), DRAWS),
+            )
         budget, timeout = self.optional_number("search.budget"), self.optional_number("search.timeout")
         trials = self.optional_whole("search.trials", 1)
         given = {key for key in ("budget", "trials", "timeout") if node.get(key) is not None}
         if not given:
-            self.wrong("search.budget", "is given, or search.trials, or search.timeout", None, "A round has to end: write for example search.budget=16 (full trainings' worth of epochs).")
+            self.wrong(
+                "search.budget",
+                "is given, or search.trials, or search.timeout",
+                None,
+                "A round has to end: write for example search.budget=16 (full trainings' worth of epochs).",
+            )
         return SearchSettings(
             name=draws if isinstance(draws, str) else str((draws or {}).get("_target_", "")).rpartition(".")[2],
             draws=draws if isinstance(draws, str | Mapping) else "",
@@ -159,14 +202,23 @@ class _Reader:
             return PrunerSettings(str(node["_target_"]).rpartition(".")[2], rule)
         rule = node.get("rule")
         if rule not in PRUNER:
-            self.wrong("pruner.rule", f"is one of {', '.join(PRUNER)}, or the pruner is a node with _target_", rule, did_you_mean(str(rule), PRUNER))
+            self.wrong(
+                "pruner.rule",
+                f"is one of {', '.join(PRUNER)}, or the pruner is a node with _target_",
+                rule,
+                did_you_mean(str(rule), PRUNER),
+            )
             return PrunerSettings("none", "none")
         for key in node:
             if key not in PRUNER[rule]:
-                self.wrong(f"pruner.{key}", f"is a key of pruner={rule}", node[key], did_you_mean(str(key), PRUNER[rule]))
+                self.wrong(
+                    f"pruner.{key}", f"is a key of pruner={rule}", node[key], did_you_mean(str(key), PRUNER[rule])
+                )
         first = node.get("first_rung", 0.25)
         if isinstance(first, bool) or not isinstance(first, int | float) or not 0 < first < 1:
-            self.wrong("pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.25.")
+            self.wrong(
+                "pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.25."
+            )
             first = 0.25
         return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 4), float(first))
 
@@ -184,7 +236,12 @@ class _Reader:
             return
         target = node.get("_target_") if isinstance(node, Mapping) else None
         if not isinstance(target, str) or "." not in target:
-            self.wrong(f"{key}._target_", "is the dotted path of a class or function", target, "Write for example studies.digits.MLP.")
+            self.wrong(
+                f"{key}._target_",
+                "is the dotted path of a class or function",
+                target,
+                "Write for example studies.digits.MLP.",
+            )
             return
         for inner, nested in _nested_targets(key, node):
             self.check_importable(inner, nested)
@@ -194,7 +251,11 @@ class _Reader:
         if gone is not None:
             name, known = gone
             public = [name for name in known if not name.startswith("_")]
-            remedy = did_you_mean(name, public) if public else "Is its folder the current one, or on PYTHONPATH, and the package installed?"
+            remedy = (
+                did_you_mean(name, public)
+                if public
+                else "Is its folder the current one, or on PYTHONPATH, and the package installed?"
+            )
             self.wrong(key, f"can be imported (there is no {name})", target, remedy)
 
     def check_trainer_targets(self) -> None:
@@ -205,7 +266,12 @@ class _Reader:
         nodes = callbacks.values() if isinstance(callbacks, Mapping) and "_target_" not in callbacks else callbacks
         for node in nodes if isinstance(nodes, list) else list(nodes or []):
             if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
-                self.wrong("trainer.callbacks", "is a list or mapping of nodes with _target_", node, "Write for example [{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}].")
+                self.wrong(
+                    "trainer.callbacks",
+                    "is a list or mapping of nodes with _target_",
+                    node,
+                    "Write for example [{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}].",
+                )
 
     def text(self, key: str) -> str:
         value = self.at(key)
@@ -236,7 +302,9 @@ class _Reader:
 
     def checked_whole(self, key: str, value: Any, at_least: int) -> int | None:
         if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            self.wrong(key, f"is a whole number of at least {at_least}", value, f"Write {key}={max(at_least, 1)} or more.")
+            self.wrong(
+                key, f"is a whole number of at least {at_least}", value, f"Write {key}={max(at_least, 1)} or more."
+            )
             return None
         return value
 
@@ -245,7 +313,9 @@ class _Reader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            self.wrong(key, "is a number above 0, or null for no such bound", value, f"Write {key}=NUMBER or {key}=null.")
+            self.wrong(
+                key, "is a number above 0, or null for no such bound", value, f"Write {key}=NUMBER or {key}=null."
+            )
             return None
         return float(value)
 

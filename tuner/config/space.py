@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,12 @@ def read_space(node: Any, config: DictConfig, problems: list[Problem]) -> Space:
     """The space of a plain `space` node; `config` is what the paths point into."""
     if not isinstance(node, Mapping) or not node:
         problems.append(
-            Problem("space", "has at least one parameter", node, "Write one, for example space.lr with kind, low, high and path.")
+            Problem(
+                "space",
+                "has at least one parameter",
+                node,
+                "Write one, for example space.lr with kind, low, high and path.",
+            )
         )
         return Space(())
     entries = [_Entry(str(name), entry, problems) for name, entry in node.items()]
@@ -54,7 +60,9 @@ def read_space(node: Any, config: DictConfig, problems: list[Problem]) -> Space:
     try:
         return Space.of(parameters)
     except ValueError as error:
-        problems.append(Problem("space", "has no circle of conditions", str(error), "Remove one `when` or `scale_with`."))
+        problems.append(
+            Problem("space", "has no circle of conditions", str(error), "Remove one `when` or `scale_with`.")
+        )
         return Space(())
 
 
@@ -66,7 +74,9 @@ class _Entry:
         self.node: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
         self.good = True
         if not isinstance(node, Mapping):
-            self.wrong("", "is a mapping with kind, path and a range", node, "See the README's section on search spaces.")
+            self.wrong(
+                "", "is a mapping with kind, path and a range", node, "See the README's section on search spaces."
+            )
 
     def wrong(self, option: str, rule: str, value: Any, remedy: str) -> None:
         self.good = False
@@ -75,10 +85,14 @@ class _Entry:
     def parameter(self) -> Parameter:
         """The parameter; where its range is wrong, one with a stand-in for it, so that its path is checked as well."""
         if not self.name.replace("_", "a").isalnum() or not self.name.isascii():
-            self.wrong("", "has a name of letters, digits and _", self.name, "The command line could not name it otherwise.")
+            self.wrong(
+                "", "has a name of letters, digits and _", self.name, "The command line could not name it otherwise."
+            )
         for option in self.node:
             if option not in OPTIONS:
-                self.wrong(str(option), "is an option of a parameter", self.node[option], did_you_mean(str(option), OPTIONS))
+                self.wrong(
+                    str(option), "is an option of a parameter", self.node[option], did_you_mean(str(option), OPTIONS)
+                )
         kind = self.node.get("kind")
         scale: Scale | None = None
         if kind not in KINDS:
@@ -105,35 +119,45 @@ class _Entry:
         for option in ("choices", *(() if kind == "int" else ("step",))):
             if option in self.node:
                 self.wrong(option, f"does not go with kind {kind}", self.node[option], "Remove it, or change the kind.")
-        if low is None or high is None or not self.good:
+        if low is None or high is None:
             return None
-        if low >= high:
-            self.wrong("low", "is below high", f"low={low:g}, high={high:g}", f"Write low={high:g} high={low:g}?"
-                       if low > high else "Widen the range, or fix the value at its path and remove the parameter.")  # fmt: skip
+        known = len(self.problems)
+        self.check_order(low, high, limit)
         for option, value in (("low", low), ("high", high), *(("limit", bound) for bound in limit or ())):
-            if kind in ("log_uniform", "log_int") and value <= 0:
-                self.wrong(option, "is above 0 on a log scale", value, "Write a small positive number such as 1.0e-6, or a kind that is not logarithmic.")
-            if kind == "one_minus_pow10" and not 0 < value < 1:
-                self.wrong(option, "lies between 0 and 1, both excluded", value, "β = 1 − 10^r reaches 0.9, 0.99, 0.999, but never 1: write for example low: 0.9, high: 0.999.")
-        if limit and not (limit[0] <= low and high <= limit[1]):
-            self.wrong("limit", "encloses the range", list(limit), f"Write [LOW, HIGH] with LOW ≤ {low:g} and HIGH ≥ {high:g}.")
+            self.check_bound(kind, option, value)
         if kind == "int" and (not isinstance(step, int) or isinstance(step, bool) or step < 1 or (high - low) % step):
             self.wrong("step", "is a whole number that divides high − low", step, "Change step, low or high.")
-        if not self.good:
+        if len(self.problems) > known:
             return None
         if whole:
             bounds = (int(limit[0]), int(limit[1])) if limit else None
             return Int(int(low), int(high), bounds, step) if kind == "int" else LogInt(int(low), int(high), bounds)
-        scale: Scale = {"uniform": Uniform, "log_uniform": LogUniform, "one_minus_pow10": OneMinusPow10}[kind](low, high, limit)
-        return scale
+        if kind == "uniform":
+            return Uniform(low, high, limit)
+        return LogUniform(low, high, limit) if kind == "log_uniform" else OneMinusPow10(low, high, limit)
+
+    def check_order(self, low: float, high: float, limit: tuple[float, float] | None) -> None:
+        if low >= high:
+            swapped = f"Write low={high:g} high={low:g}?"
+            same = "Widen the range, or fix the value at its path and remove the parameter."
+            self.wrong("low", "is below high", f"low={low:g}, high={high:g}", swapped if low > high else same)
+        elif limit and not (limit[0] <= low and high <= limit[1]):
+            remedy = f"Write [LOW, HIGH] with LOW ≤ {low:g} and HIGH ≥ {high:g}."
+            self.wrong("limit", "encloses the range", list(limit), remedy)
+
+    def check_bound(self, kind: str, option: str, value: float) -> None:
+        if kind in ("log_uniform", "log_int") and value <= 0:
+            remedy = "Write a small positive number such as 1.0e-6, or a kind that is not logarithmic."
+            self.wrong(option, "is above 0 on a log scale", value, remedy)
+        if kind == "one_minus_pow10" and not 0 < value < 1:
+            remedy = "β = 1 − 10^r reaches 0.9, 0.99, 0.999, but never 1: write for example low: 0.9, high: 0.999."
+            self.wrong(option, "lies between 0 and 1, both excluded", value, remedy)
 
     def number(self, option: str, *, whole: bool) -> float | None:
         value = self.node.get(option)
         if isinstance(value, str):  # YAML reads 1e-4, without the point, as text
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         return self.checked(option, value, whole=whole)
 
     def checked(self, option: str, value: Any, *, whole: bool) -> float | None:
@@ -161,9 +185,16 @@ class _Entry:
         choices = self.node.get("choices")
         for option in ("low", "high", "step", "limit"):
             if option in self.node:
-                self.wrong(option, "does not go with kind categorical", self.node[option], "Remove it, or change the kind.")
+                self.wrong(
+                    option, "does not go with kind categorical", self.node[option], "Remove it, or change the kind."
+                )
         if not isinstance(choices, list | Mapping) or not choices:
-            self.wrong("choices", "is a list of values, or a mapping of labels to nodes", choices, "Write for example [32, 64, 128].")
+            self.wrong(
+                "choices",
+                "is a list of values, or a mapping of labels to nodes",
+                choices,
+                "Write for example [32, 64, 128].",
+            )
             return None
         values = [str(label) for label in choices] if isinstance(choices, Mapping) else list(choices)
         if any(isinstance(value, list | Mapping) for value in values):
@@ -178,14 +209,24 @@ class _Entry:
     def path(self) -> str:
         path = self.node.get("path")
         if not isinstance(path, str) or path.split(".")[0] not in ROOTS or "." not in path:
-            self.wrong("path", f"starts with one of {', '.join(ROOTS)}", path, "Write the key that the command line would use, for example module.optimizer.lr.")
+            self.wrong(
+                "path",
+                f"starts with one of {', '.join(ROOTS)}",
+                path,
+                "Write the key that the command line would use, for example module.optimizer.lr.",
+            )
             return ""
         return path
 
     def tier(self) -> int:
         tier = self.node.get("tier", 1)
         if tier not in TIERS or isinstance(tier, bool):
-            self.wrong("tier", "is 1, 2 or 3", tier, "1: learning rate; 2: momentum, batch size, hidden units; 3: layers, decay.")
+            self.wrong(
+                "tier",
+                "is 1, 2 or 3",
+                tier,
+                "1: learning rate; 2: momentum, batch size, hidden units; 3: layers, decay.",
+            )
             return 1
         return int(tier)
 
@@ -208,18 +249,26 @@ class _Entry:
         if rule == "none":
             return None
         if rule not in SCALING_RULES:
-            self.wrong("scale_with.rule", "is linear, sqrt or none", rule, did_you_mean(str(rule), (*SCALING_RULES, "none")))
+            self.wrong(
+                "scale_with.rule", "is linear, sqrt or none", rule, did_you_mean(str(rule), (*SCALING_RULES, "none"))
+            )
         if isinstance(reference, bool) or not isinstance(reference, int | float) or reference <= 0:
             self.wrong("scale_with.reference", "is a positive number", reference, example)
             return None
         return ScaleWith(str(node["parameter"]), float(reference), str(rule))
 
 
-def _check_condition(parameter: Parameter, named: Mapping[str, Parameter], all_names: set[str], problems: list[Problem]) -> None:
+def _check_condition(
+    parameter: Parameter, named: Mapping[str, Parameter], all_names: set[str], problems: list[Problem]
+) -> None:
     for name, allowed in parameter.when.items():
         key = f"space.{parameter.name}.when"
         if name not in all_names or name == parameter.name:
-            problems.append(Problem(key, "names another parameter of the space", name, did_you_mean(name, all_names - {parameter.name})))
+            problems.append(
+                Problem(
+                    key, "names another parameter of the space", name, did_you_mean(name, all_names - {parameter.name})
+                )
+            )
         elif name in named:
             scale = named[name].scale
             for value in allowed:
@@ -228,34 +277,63 @@ def _check_condition(parameter: Parameter, named: Mapping[str, Parameter], all_n
                     problems.append(Problem(key, f"is a value that {name} can have", value, f"{name} has {what}."))
 
 
-def _check_scaling(parameter: Parameter, named: Mapping[str, Parameter], all_names: set[str], problems: list[Problem]) -> None:
+def _check_scaling(
+    parameter: Parameter, named: Mapping[str, Parameter], all_names: set[str], problems: list[Problem]
+) -> None:
     rule = parameter.scale_with
     if rule is None:
         return
     key = f"space.{parameter.name}.scale_with"
     if rule.parameter not in all_names or rule.parameter == parameter.name:
-        problems.append(Problem(f"{key}.parameter", "names another parameter of the space", rule.parameter, did_you_mean(rule.parameter, all_names - {parameter.name})))
+        problems.append(
+            Problem(
+                f"{key}.parameter",
+                "names another parameter of the space",
+                rule.parameter,
+                did_you_mean(rule.parameter, all_names - {parameter.name}),
+            )
+        )
     elif rule.parameter in named:
         other = named[rule.parameter]
-        numeric = other.scale.ordered or (isinstance(other.scale, Categorical) and all(isinstance(c, int | float) for c in other.scale.choices))
+        numeric = other.scale.ordered or (
+            isinstance(other.scale, Categorical) and all(isinstance(c, int | float) for c in other.scale.choices)
+        )
         if not numeric or other.nodes:
             problems.append(Problem(f"{key}.parameter", "is numeric", rule.parameter, "Scale with a batch size."))
     if isinstance(parameter.scale, Categorical | OneMinusPow10):
-        problems.append(Problem(key, "goes with a uniform, log_uniform, int or log_int parameter", rule.parameter, "Remove it."))
+        problems.append(
+            Problem(key, "goes with a uniform, log_uniform, int or log_int parameter", rule.parameter, "Remove it.")
+        )
 
 
-def _check_paths(parameters: list[Parameter], named: Mapping[str, Parameter], config: DictConfig, problems: list[Problem]) -> None:
+def _check_paths(
+    parameters: list[Parameter], named: Mapping[str, Parameter], config: DictConfig, problems: list[Problem]
+) -> None:
     seen: dict[str, Parameter] = {}
     for parameter in sorted(parameters, key=lambda one: one.path.count(".")):
         other = seen.setdefault(parameter.path, parameter)
         if other is not parameter and not _exclusive(parameter, other):
-            problems.append(Problem(f"space.{parameter.name}.path", "is the path of one parameter", parameter.path, f"space.{other.name} has it too; remove one, or add a `when` to both."))
+            problems.append(
+                Problem(
+                    f"space.{parameter.name}.path",
+                    "is the path of one parameter",
+                    parameter.path,
+                    f"space.{other.name} has it too; remove one, or add a `when` to both.",
+                )
+            )
         try:
             read(_with_conditions(parameter, named, config), parameter.path)
         except LookupError as error:
             found, known = error.args
             wrong = parameter.path[len(found) + 1 if found else 0 :].split(".")[0]
-            problems.append(Problem(f"space.{parameter.name}.path", f"is a key of the study ({found or 'it'} has no {wrong})", parameter.path, did_you_mean(wrong, known)))
+            problems.append(
+                Problem(
+                    f"space.{parameter.name}.path",
+                    f"is a key of the study ({found or 'it'} has no {wrong})",
+                    parameter.path,
+                    did_you_mean(wrong, known),
+                )
+            )
 
 
 def _exclusive(one: Parameter, other: Parameter) -> bool:

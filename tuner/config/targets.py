@@ -7,6 +7,7 @@ content is part of a round's identity, so both are read from the source.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.machinery
@@ -27,22 +28,22 @@ def source_of(target: str) -> tuple[Path | None, tuple[str, ...]]:
     where: Path | None = None
     search = [Path(entry or ".") for entry in sys.path]
     for depth, part in enumerate(parts):
-        found = next((file for folder in search for file in _candidates(folder, part)), None)
-        if found is None:
+        found = next((file for folder in search for file in _modules(folder, part)), None)
+        # A folder without __init__.py is a package only where no proper module has its name.
+        spread = [folder / part for folder in search if (folder / part).is_dir() and part.isidentifier()]
+        if found is None and not spread:
             return where, tuple(parts[depth:])
-        where = found
-        if found.name not in ("__init__.py", part):
+        where = found or spread[0]
+        if found is not None and found.name != "__init__.py":
             return where, tuple(parts[depth + 1 :])
-        search = [found.parent if found.name == "__init__.py" else found]
+        search = [found.parent] if found else spread
     return where, ()
 
 
-def _candidates(folder: Path, name: str) -> list[Path]:
+def _modules(folder: Path, name: str) -> list[Path]:
     options = [folder / name / "__init__.py", folder / f"{name}.py"]
     options += [folder / f"{name}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    files = [file for file in options if file.is_file()]
-    namespace = folder / name
-    return files or ([namespace] if namespace.is_dir() and namespace.name.isidentifier() else [])
+    return [file for file in options if file.is_file()]
 
 
 @functools.cache
@@ -79,7 +80,7 @@ def missing(target: str) -> tuple[str, frozenset[str]] | None:
     """
     file, rest = source_of(target)
     if file is None:
-        top = target.split(".")[0]
+        top = target.split(".", maxsplit=1)[0]
         return None if top in sys.builtin_module_names or top in sys.stdlib_module_names else (top, frozenset())
     if not rest:
         return None
@@ -112,8 +113,7 @@ def code_of(target: str) -> dict[str, str]:
 
 def _hash(file: Path) -> str:
     content = file.read_bytes()
-    try:
+    # A file that does not parse fails in its trial, with the proper traceback; its bytes identify it until then.
+    with contextlib.suppress(SyntaxError, ValueError):
         content = ast.dump(ast.parse(content)).encode()
-    except (SyntaxError, ValueError):
-        pass  # the trial will fail with the proper traceback; its bytes identify the file until then
     return hashlib.sha256(content).hexdigest()[:16]

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tuner.errors import RoundFailed
-from tuner.launch.protocol import Ended, Event, Halt, Leave, Lost, Refused, Reply, Train
+from tuner.launch.protocol import Ended, Event, Halt, Leave, Lost, Ready, Refused, Reply, Train
 from tuner.training.task import Answer, Task
 
 #: Seconds that a worker told to leave is given before it is killed.
 LEAVE_S = 5.0
-#: Workers that die one after the other without having ended a single task: nothing will ever train here.
-MOST_STILLBORN = 5
+#: Workers that die one after the other before they are ready: nothing will ever train here.
+MOST_STILLBORN = 3
 
 
 class LocalLauncher:
@@ -39,7 +39,7 @@ class LocalLauncher:
         self._workers: dict[int, _Local] = {}
         self._stillborn = 0
 
-    def __enter__(self) -> LocalLauncher:
+    def __enter__(self) -> Self:
         for index in range(len(self._placements)):
             self._start(index)
         return self
@@ -52,7 +52,7 @@ class LocalLauncher:
         self._workers.clear()
 
     def idle(self) -> list[int]:
-        return [index for index, worker in sorted(self._workers.items()) if worker.trial is None]
+        return [index for index, worker in sorted(self._workers.items()) if worker.ready and worker.trial is None]
 
     def train(self, worker: int, task: Task) -> None:
         self._workers[worker].trial = task.trial
@@ -83,20 +83,25 @@ class LocalLauncher:
         try:
             while worker.pipe.poll():
                 message = worker.pipe.recv()
+                if isinstance(message, Ready):
+                    worker.ready, self._stillborn = True, 0
+                    continue
                 events.append(message)
                 if isinstance(message, Ended | Refused):
-                    worker.trial, self._stillborn = None, 0
+                    worker.trial = None
         except Exception as error:  # noqa: BLE001 - a pipe's end, or half a message, which unpickles to any error
-            events.append(Lost(worker.trial, self._bury(index, error)))
+            reason = self._bury(index, error)
+            if worker.trial is not None:
+                events.append(Lost(worker.trial, reason))
         return events
 
     def _bury(self, index: int, error: BaseException) -> str:
         worker = self._workers[index]
         worker.end(LEAVE_S)
         reason = _how(worker.process.exitcode, error)
-        self._stillborn += 1
-        if self._stillborn > MOST_STILLBORN * len(self._placements):
-            raise RoundFailed(f"The workers die one after the other, the last one: {reason}. See {self._log(index)}.")
+        self._stillborn += not worker.ready
+        if self._stillborn >= MOST_STILLBORN:
+            raise RoundFailed(f"No worker comes up, the last one {reason}. See {self._log(index)} and the lines above.")
         self._start(index)
         return reason
 
@@ -122,6 +127,7 @@ class _Local:
 
     def __init__(self, process: ForkServerProcess, pipe: Connection) -> None:
         self.process, self.pipe = process, pipe
+        self.ready = False
         self.trial: int | None = None
 
     def say(self, message: Train | Reply | Halt | Leave) -> None:
@@ -151,5 +157,3 @@ def _how(exitcode: int | None, error: BaseException) -> str:
         hint = "; the system kills processes when memory runs out" if name == "SIGKILL" else ""
         return f"ended by {name}{hint}"
     return f"left with exit code {exitcode}"
-
-

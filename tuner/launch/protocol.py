@@ -7,14 +7,14 @@
 | `Halt()` | stops the training at the next batch |
 | `Leave()` | leaves after what it does now |
 
-Whatever ends a worker without `Ended` is reported as `Lost` by the launcher.
+A worker says `Ready` once, before anything else. Whatever ends it in a trial without `Ended` is reported as `Lost` by the launcher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from tuner.training.task import Answer, Measurement, Result, Task
 
@@ -45,6 +45,11 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """The worker has imported what it needs and waits for its first task."""
+
+
+@dataclass(frozen=True)
 class Measured:
     trial: int
     measurement: Measurement
@@ -70,9 +75,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker died; `reason` says how, as far as the system tells."""
+    """The worker died in a trial; `reason` says how, as far as the system tells."""
 
-    trial: int | None
+    trial: int
     reason: str
 
 
@@ -103,6 +108,6 @@ class Launcher(Protocol):
     def describe(self, worker: int) -> str:
         """Where the worker runs, for people: host:pid."""
 
-    def __enter__(self) -> Launcher: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from tuner.errors import TunerError
-from tuner.launch.protocol import Ended, Halt, Leave, Measured, Refused, Reply, Train
-from tuner.training.quiet import quiet
+from tuner.launch.protocol import Ended, Halt, Leave, Measured, Ready, Refused, Reply, Train
+from tuner.training.process import quiet, settle
 from tuner.training.run import train
 from tuner.training.task import Answer, Measurement, Task
 
@@ -47,6 +47,7 @@ def main(pipe: Connection, log: str, environment: Mapping[str, str], threads: in
     if threads is not None:
         torch.set_num_threads(threads)
     quiet()
+    settle()
     _Worker(pipe).run()
 
 
@@ -59,6 +60,7 @@ class _Worker:
         threading.Thread(target=self._read, name="tuner-pipe", daemon=True).start()
 
     def run(self) -> None:
+        self._pipe.send(Ready())
         while isinstance(message := self._tasks.get(), Train):
             self._train(message.task)
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import filelock
 import sqlalchemy as sa
@@ -50,7 +50,7 @@ class Database:
             self._storage.engine.dispose()
         self.engine.dispose()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,7 +70,9 @@ class Database:
     def _optuna(self, *, create: bool) -> RDBStorage:
         url = self.url.render_as_string(hide_password=False)
         # Optuna checks its schema's version in every constructor; once at the making is enough.
-        return RDBStorage(url, _engine_options(self.url), skip_table_creation=not create, skip_compatibility_check=False)
+        return RDBStorage(
+            url, _engine_options(self.url), skip_table_creation=not create, skip_compatibility_check=False
+        )
 
     def _make_schema(self) -> None:
         # Alembic takes 0.3 s to import, and is needed once in a database's life.
@@ -103,9 +105,13 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         # The text may hold a password where it was mistyped, so it is not repeated.
-        raise StoreError("store.url is a database URL. Write for example store.url=sqlite:///runs/tuner.db or postgresql+psycopg://USER@HOST/NAME.") from None
+        raise StoreError(
+            "store.url is a database URL. Write for example store.url=sqlite:///runs/tuner.db or postgresql+psycopg://USER@HOST/NAME."
+        ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError("store.url names a file, because worker processes and later calls read it. Write for example store.url=sqlite:///runs/tuner.db.")
+        raise StoreError(
+            "store.url names a file, because worker processes and later calls read it. Write for example store.url=sqlite:///runs/tuner.db."
+        )
     return parsed
 
 
@@ -130,7 +136,9 @@ def _is_current(engine: Engine) -> bool:
             return False
         version = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
     if version is not None and version > SCHEMA:
-        raise StoreError(f"The database was made by a newer tuner (schema {version}, this one knows {SCHEMA}). Upgrade tuner, or name another store.url.")
+        raise StoreError(
+            f"The database was made by a newer tuner (schema {version}, this one knows {SCHEMA}). Upgrade tuner, or name another store.url."
+        )
     return version == SCHEMA
 
 
@@ -141,16 +149,24 @@ def _explained(url: URL) -> Iterator[None]:
     try:
         yield
     except NoSuchModuleError:
-        raise StoreError(f"store.url={shown}: there is no driver for {url.drivername}. Write sqlite:///FILE or postgresql+psycopg://….") from None
+        raise StoreError(
+            f"store.url={shown}: there is no driver for {url.drivername}. Write sqlite:///FILE or postgresql+psycopg://…."
+        ) from None
     except ImportError as error:
-        raise StoreError(f"store.url={shown}: its driver is not installed ({error.name}). For PostgreSQL: pip install 'tuner[postgres]'.") from None
+        raise StoreError(
+            f"store.url={shown}: its driver is not installed ({error.name}). For PostgreSQL: pip install 'tuner[postgres]'."
+        ) from None
     except filelock.Timeout:
-        raise StoreError(f"store.url={shown}: another process has been making the schema for {BUSY_S} s. End it, or try again.") from None
+        raise StoreError(
+            f"store.url={shown}: another process has been making the schema for {BUSY_S} s. End it, or try again."
+        ) from None
     except (SQLAlchemyError, OSError) as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         if url.password:
             cause = cause.replace(str(url.password), "***")
-        raise StoreError(f"store.url={shown}: {cause}. Is it the right place, and may {os.environ.get('USER', 'this user')} write there?") from None
+        raise StoreError(
+            f"store.url={shown}: {cause}. Is it the right place, and may {os.environ.get('USER', 'this user')} write there?"
+        ) from None
 
 
 def metadata() -> sa.MetaData:

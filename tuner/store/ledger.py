@@ -54,7 +54,9 @@ class Drawn:
 class Ledger:
     """Draws, measures and closes trials in both places. Used by one thread of one controller."""
 
-    def __init__(self, storage: RDBStorage, name: str, *, metric: str, direction: str, space: Space, expand: bool) -> None:
+    def __init__(
+        self, storage: RDBStorage, name: str, *, metric: str, direction: str, space: Space, expand: bool
+    ) -> None:
         """Open the round's Optuna study, making it where it is not there yet, and read what it has."""
         self._storage, self._space, self._expand = storage, space, expand
         self._study_id = _study_id(storage, name, metric, direction)
@@ -179,7 +181,9 @@ def _by_validation(trial: FrozenTrial) -> FrozenTrial:
 
 def _study_id(storage: RDBStorage, name: str, metric: str, direction: str) -> int:
     try:
-        study_id: int = storage.create_new_study([StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE], name)
+        study_id: int = storage.create_new_study(
+            [StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE], name
+        )
         storage.set_study_system_attr(study_id, METRIC_NAMES, [metric])
     except DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(name)

@@ -39,7 +39,9 @@ def overview(database: Database, optuna_study: str) -> Overview:
     outcome, paused, stage, worker = (_ATTRIBUTES.alias(name) for name in ("outcome", "paused_at", "stage", "worker"))
     source: sa.FromClause = _TRIALS.join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
     for attribute in (outcome, paused, stage, worker):
-        source = source.outerjoin(attribute, sa.and_(attribute.c.trial_id == _TRIALS.c.trial_id, attribute.c.key == attribute.name))
+        source = source.outerjoin(
+            attribute, sa.and_(attribute.c.trial_id == _TRIALS.c.trial_id, attribute.c.key == attribute.name)
+        )
     query = (
         sa.select(_TRIALS.c.number, outcome.c.value_json, paused.c.value_json, stage.c.value_json, worker.c.value_json)
         .select_from(source)

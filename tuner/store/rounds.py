@@ -106,44 +106,85 @@ class Rounds:
 
     def latest(self, study: str, *, with_champion: bool = False) -> RoundRecord | None:
         """The round with the highest number; with `with_champion`, among those that have one."""
-        return self._one(RoundRow.study == study, *([RoundRow.id.in_(sa.select(ChampionRow.round_id))] if with_champion else []))
+        return self._one(
+            RoundRow.study == study, *([RoundRow.id.in_(sa.select(ChampionRow.round_id))] if with_champion else [])
+        )
 
     def all(self, study: str | None = None) -> list[RoundRecord]:
-        query = sa.select(RoundRow, DataVersionRow.fingerprint).join(DataVersionRow, RoundRow.data_version_id == DataVersionRow.id)
+        query = sa.select(RoundRow, DataVersionRow.fingerprint).join(
+            DataVersionRow, RoundRow.data_version_id == DataVersionRow.id
+        )
         if study is not None:
             query = query.where(RoundRow.study == study)
         with Session(self._engine) as session:
-            return [_record(row, data) for row, data in session.execute(query.order_by(RoundRow.study, RoundRow.number))]
+            return [
+                _record(row, data) for row, data in session.execute(query.order_by(RoundRow.study, RoundRow.number))
+            ]
 
     def _one(self, *conditions: sa.ColumnElement[bool]) -> RoundRecord | None:
-        query = sa.select(RoundRow, DataVersionRow.fingerprint).join(DataVersionRow, RoundRow.data_version_id == DataVersionRow.id)
+        query = sa.select(RoundRow, DataVersionRow.fingerprint).join(
+            DataVersionRow, RoundRow.data_version_id == DataVersionRow.id
+        )
         with Session(self._engine) as session:
             found = session.execute(query.where(*conditions).order_by(RoundRow.number.desc()).limit(1)).first()
             return _record(*found) if found else None
 
     # -- making and running -------------------------------------------------------------------------------------
 
-    def create(self, study: str, *, digest: str, identity: Mapping[str, Any], metric: str, direction: str, data_version: str, now: dt.datetime) -> RoundRecord:
+    def create(
+        self,
+        study: str,
+        *,
+        digest: str,
+        identity: Mapping[str, Any],
+        metric: str,
+        direction: str,
+        data_version: str,
+        now: dt.datetime,
+    ) -> RoundRecord:
         """A new round with the next number. Two callers with the same identity get the same round."""
         try:
             with Session(self._engine) as session, session.begin():
-                data = session.scalar(sa.select(DataVersionRow).where(DataVersionRow.study == study, DataVersionRow.fingerprint == data_version))
+                data = session.scalar(
+                    sa.select(DataVersionRow).where(
+                        DataVersionRow.study == study, DataVersionRow.fingerprint == data_version
+                    )
+                )
                 if data is None:
                     data = DataVersionRow(study=study, fingerprint=data_version, first_seen=now)
                     session.add(data)
                     session.flush()
-                number = (session.scalar(sa.select(sa.func.max(RoundRow.number)).where(RoundRow.study == study)) or 0) + 1
+                number = (
+                    session.scalar(sa.select(sa.func.max(RoundRow.number)).where(RoundRow.study == study)) or 0
+                ) + 1
                 session.add(
                     RoundRow(
-                        study=study, number=number, optuna_study=f"{study}-{number}", digest=digest, identity=dict(identity),
-                        metric=metric, direction=direction, data_version_id=data.id, state=RoundState.OPEN, created=now,
-                        seconds_used=0.0, budget={},
-                    )  # fmt: skip
+                        study=study,
+                        number=number,
+                        optuna_study=f"{study}-{number}",
+                        digest=digest,
+                        identity=dict(identity),
+                        metric=metric,
+                        direction=direction,
+                        data_version_id=data.id,
+                        state=RoundState.OPEN,
+                        created=now,
+                        seconds_used=0.0,
+                        budget={},
+                    )
                 )
         except sa.exc.IntegrityError:
             pass  # another controller made it, or took the number, between our look and our write
         found = self.of_identity(study, digest)
-        return found or self.create(study, digest=digest, identity=identity, metric=metric, direction=direction, data_version=data_version, now=now)
+        return found or self.create(
+            study,
+            digest=digest,
+            identity=identity,
+            metric=metric,
+            direction=direction,
+            data_version=data_version,
+            now=now,
+        )
 
     def lease(self, record: RoundRecord, owner: Owner, now: dt.datetime) -> None:
         """Take the round for one controller.
@@ -156,12 +197,18 @@ class Rounds:
         if holder is not None and holder.is_dead():
             free = sa.or_(free, RoundRow.lease_owner == str(holder))
         update = sa.update(RoundRow).where(RoundRow.id == record.id, free)
-        if self._change(update.values(lease_owner=str(owner), lease_expires=now + dt.timedelta(seconds=LEASE_S), state=RoundState.OPEN)):
+        if self._change(
+            update.values(
+                lease_owner=str(owner), lease_expires=now + dt.timedelta(seconds=LEASE_S), state=RoundState.OPEN
+            )
+        ):
             return
         busy = self._one(RoundRow.id == record.id)
         who = Owner.parse(busy.owner) if busy and busy.owner else None
         place = f"process {who.pid} on {who.host}" if who else "another process"
-        raise RoundBusy(f"{record.name} is being run by {place}. Wait for it, or end that process; a lease that nobody renews is free after {LEASE_S:.0f} s.")
+        raise RoundBusy(
+            f"{record.name} is being run by {place}. Wait for it, or end that process; a lease that nobody renews is free after {LEASE_S:.0f} s."
+        )
 
     def renew(self, record: RoundRecord, owner: Owner, now: dt.datetime, *, seconds_used: float) -> None:
         """Keep the lease.
@@ -170,13 +217,21 @@ class Rounds:
             RoundBusy: it has been lost to another controller; this one must not write any more.
         """
         update = sa.update(RoundRow).where(RoundRow.id == record.id, RoundRow.lease_owner == str(owner))
-        if not self._change(update.values(lease_expires=now + dt.timedelta(seconds=LEASE_S), seconds_used=seconds_used)):
+        if not self._change(
+            update.values(lease_expires=now + dt.timedelta(seconds=LEASE_S), seconds_used=seconds_used)
+        ):
             raise RoundBusy(f"{record.name}: this process has lost its lease to another one, and stops.")
 
-    def release(self, record: RoundRecord, owner: Owner, *, state: RoundState, budget: Mapping[str, Any], seconds_used: float) -> None:
+    def release(
+        self, record: RoundRecord, owner: Owner, *, state: RoundState, budget: Mapping[str, Any], seconds_used: float
+    ) -> None:
         """Give the lease back, with what the round has come to."""
         update = sa.update(RoundRow).where(RoundRow.id == record.id, RoundRow.lease_owner == str(owner))
-        self._change(update.values(lease_owner=None, lease_expires=None, state=state, budget=dict(budget), seconds_used=seconds_used))
+        self._change(
+            update.values(
+                lease_owner=None, lease_expires=None, state=state, budget=dict(budget), seconds_used=seconds_used
+            )
+        )
 
     def _change(self, update: sa.Update) -> bool:
         with self._engine.begin() as connection:
@@ -204,16 +259,31 @@ class Rounds:
             session.execute(sa.delete(ChampionRow).where(ChampionRow.round_id == record.id))
             session.add(
                 ChampionRow(
-                    round_id=record.id, trial=champion.trial, value=champion.value, params=dict(champion.params),
-                    overrides=list(champion.overrides), provisional=champion.provisional, created=now,
-                )  # fmt: skip
+                    round_id=record.id,
+                    trial=champion.trial,
+                    value=champion.value,
+                    params=dict(champion.params),
+                    overrides=list(champion.overrides),
+                    provisional=champion.provisional,
+                    created=now,
+                )
             )
 
 
 def _record(row: RoundRow, data_version: str) -> RoundRecord:
     return RoundRecord(
-        row.id, row.study, row.number, row.optuna_study, row.metric, row.direction, row.identity, data_version,
-        RoundState(row.state), row.created, row.seconds_used, row.budget, row.lease_owner, row.lease_expires,
-    )  # fmt: skip
-
-
+        row.id,
+        row.study,
+        row.number,
+        row.optuna_study,
+        row.metric,
+        row.direction,
+        row.identity,
+        data_version,
+        RoundState(row.state),
+        row.created,
+        row.seconds_used,
+        row.budget,
+        row.lease_owner,
+        row.lease_expires,
+    )
