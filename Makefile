@@ -1,0 +1,50 @@
+# Two commands do all there is to set up: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test slow lint types format bench update clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/python -m tuner study=digits
+
+test: lint types
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/controller.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/first_run.py
+
+# The newest versions that pass: install them, run the tests, and commit the file.
+update: $(VENV)/dev.stamp
+	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev,postgres,ray]' torch==2.13.0
+	{ head -2 constraints.txt; $(BIN)/pip freeze --all --exclude-editable --exclude tuner --exclude pip | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,postgres]'
+	touch $(VENV)/run.stamp $@
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,65 @@
+"""Running rounds of the studies in `faulty.py`, in this process, and reading what they left in the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import yaml
+
+from tuner.cli import main
+
+STUDY = {
+    "name": "line",
+    "module": {"_target_": "faulty.Line", "lr": 0.1, "mode": "good", "marks": ".", "pause_s": 0.0},
+    "data": {"_target_": "faulty.loaders", "batch_size": 16},
+    "objective": {"metric": "val/loss", "direction": "minimize"},
+    "space": {"lr": {"kind": "log_uniform", "low": 1e-3, "high": 0.5, "path": "module.lr"}},
+    "trainer": {"max_epochs": 4, "accelerator": "cpu", "deterministic": True},
+    "search": {"budget": None, "trials": 4},
+    "launcher": {"workers": 1},
+}
+
+
+def write_study(folder: Path, **changes: object) -> Path:
+    """A --config-dir with study/line.yaml; `changes` are merged into it, one level deep."""
+    study = {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in STUDY.items()
+    }
+    study["module"]["marks"] = str(folder)
+    (folder / "conf" / "study").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "study" / "line.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(study)}")
+    return folder / "conf"
+
+
+def tune(folder: Path, *overrides: str) -> int:
+    """The exit code of `tuner study=line …`; `faulty.py` is found because tests/ is on the path."""
+    conf = folder / "conf"
+    if not conf.is_dir():
+        write_study(folder)
+    return main(["study=line", *overrides, "--config-dir", str(conf)])
+
+
+def trials(folder: Path, name: str = "line-1") -> list[optuna.trial.FrozenTrial]:
+    """What the database has of a round."""
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/runs/tuner.db")
+    return study.get_trials(deepcopy=False)
+
+
+def outcomes(folder: Path, name: str = "line-1") -> list[str]:
+    return [trial.user_attrs.get("outcome") for trial in trials(folder, name)]
+
+
+def facts(folder: Path, name: str = "line-1") -> list[tuple[object, ...]]:
+    """What must be equal between two runs of the same round: configurations, decisions, values, curves."""
+    return [
+        (
+            trial.number,
+            trial.state.name,
+            trial.value,
+            trial.params,
+            trial.intermediate_values,
+            trial.user_attrs["readings"],
+        )
+        for trial in trials(folder, name)
+    ]

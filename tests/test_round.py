@@ -1,0 +1,214 @@
+"""Whole rounds in real worker processes: what becomes of each outcome, and what a second call does."""
+
+import re
+
+import pytest
+from rounds import facts, outcomes, trials, tune, write_study
+
+from tuner.store.database import Database
+from tuner.store.overview import overview
+from tuner.store.rounds import Rounds
+
+
+def test_a_round_pauses_promotes_and_crowns_the_best(workdir, capsys):
+    assert tune(workdir, "search.trials=8") == 0
+    ended = trials(workdir)
+    complete = sum(trial.state.name == "COMPLETE" for trial in ended)
+    assert 2 <= complete <= 4, "at least the best quarter of eight is trained in full, and not all that once were in it"
+    assert {trial.state.name for trial in ended} == {"COMPLETE", "PRUNED"}
+    best = min((trial for trial in ended if trial.state.name == "COMPLETE"), key=lambda trial: trial.value)
+    out = capsys.readouterr().out
+    assert f"by trial {best.number} (provisional" in out
+    assert f"module.lr={best.params['lr']}" in out
+    epochs = (workdir / "epochs.txt").read_text().split("\n")[:-1]
+    assert len(epochs) == len(set(epochs)) == 8 * 1 + complete * 3, "a trial that goes on trains no epoch twice"
+    assert not list(workdir.glob("runs/line-1/trial-*")), "checkpoints of ended trials are gone"
+    assert ended[0].params["lr"] == 0.1, "trial 0 has the study's own values"
+
+
+def test_a_second_call_answers_without_training_and_a_larger_budget_does_the_difference(workdir, capsys):
+    tune(workdir, "search.trials=4")
+    first, trained = facts(workdir), (workdir / "epochs.txt").read_text()
+    capsys.readouterr()
+    assert tune(workdir, "search.trials=4") == 0
+    again = capsys.readouterr()
+    assert "champion of line-1" in again.out
+    assert "is finished" in again.err
+    assert (workdir / "epochs.txt").read_text() == trained
+    assert tune(workdir, "search.trials=8") == 0
+    assert facts(workdir)[:4] == first
+    assert len(trials(workdir)) == 8
+
+
+def test_a_changed_study_is_a_new_round_that_says_why_and_the_old_one_is_found_again(workdir, capsys):
+    tune(workdir, "search.trials=2")
+    capsys.readouterr()
+    assert tune(workdir, "search.trials=2", "space.lr.high=0.3", "data.batch_size=8") == 0
+    told = capsys.readouterr().err
+    assert "line-2 is a new round" in told
+    assert "space.lr.high: 0.5 → 0.3" in told
+    assert "data.batch_size: 16 → 8" in told
+    assert tune(workdir, "search.trials=2") == 0
+    assert "champion of line-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_the_budget_of_epochs_is_kept(workdir, budget):
+    assert tune(workdir, "search.trials=null", f"search.budget={budget}") == 0
+    trained = len((workdir / "epochs.txt").read_text().splitlines())
+    assert trained <= 4 * budget
+    assert "complete" in outcomes(workdir)
+
+
+def test_the_rounds_time_limit_ends_it_with_nothing_left_running(workdir):
+    tune(workdir, "search.trials=null", "search.timeout=3", "module.pause_s=0.02")
+    assert {trial.state.name for trial in trials(workdir)} <= {"COMPLETE", "PRUNED"}
+    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+        assert Rounds(database).all()[0].seconds_used >= 3
+
+
+# (mode, exit code, outcome of every trial, state in Optuna, part of its reason)
+OUTCOMES = [
+    ("diverge", 1, "diverged", "PRUNED", "nan"),
+    ("memory", 1, "out of memory", "PRUNED", "out of memory"),
+]
+
+
+@pytest.mark.parametrize(("mode", "code", "outcome", "state", "reason"), OUTCOMES, ids=[row[0] for row in OUTCOMES])
+def test_what_goes_wrong_in_a_trial_is_recorded_and_the_round_goes_on(workdir, mode, code, outcome, state, reason):
+    assert tune(workdir, f"module.mode={mode}") == code, "without a trial trained in full there is no champion"
+    for trial in trials(workdir):
+        assert (trial.user_attrs["outcome"], trial.state.name) == (outcome, state)
+        assert reason in trial.user_attrs["reason"]
+    assert len(trials(workdir)) == 4
+
+
+def test_a_module_that_always_crashes_stops_the_round_with_its_traceback(workdir, capsys):
+    assert tune(workdir, "module.mode=raise", "search.trials=20") == 1
+    told = capsys.readouterr().err
+    assert "first 3 trials failed in the same way" in told
+    assert "what a pity" in told
+    assert re.search(r'faulty\.py", line \d+, in _misbehave', told)
+    assert outcomes(workdir) == ["crashed"] * 3
+    assert "what a pity" in trials(workdir)[0].user_attrs["traceback"]
+
+
+def test_a_module_that_crashes_for_some_values_only_does_not_stop_the_round(workdir):
+    space = {"lr": {"kind": "log_uniform", "low": 1e-3, "high": 0.5, "path": "module.lr"},
+             "mode": {"kind": "categorical", "choices": ["good", "raise"], "path": "module.mode"}}  # fmt: skip
+    write_study(workdir, space=space)
+    assert tune(workdir, "search=random", "search.trials=8") == 0
+    assert {"crashed", "complete"} <= set(outcomes(workdir))
+
+
+def test_an_objective_that_is_never_logged_is_found_by_the_first_trial(workdir, capsys):
+    assert tune(workdir, "module.mode=silent") == 2
+    told = capsys.readouterr().err
+    assert "objective.metric: is a metric that the module logs; got 'val/loss'" in told
+    assert "Traceback" not in told
+    assert tune(workdir, "objective.metric=val/los") == 2
+    assert "Did you mean val/loss?" in capsys.readouterr().err
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_with_another(workdir):
+    assert tune(workdir, "module.mode='killed once'", "search.trials=2") == 0
+    first = trials(workdir)[0]
+    assert first.user_attrs["outcome"] in ("complete", "pruned")
+    assert first.user_attrs["retries"] == 1
+    assert "SIGKILL" in first.user_attrs["reason"] or first.user_attrs["outcome"] == "pruned"
+
+
+def test_a_trial_that_kills_every_worker_is_lost_after_its_retries(workdir, capsys):
+    assert tune(workdir, "module.mode=exit", "search.trials=1", "launcher.max_retries=1") == 1
+    (lost,) = trials(workdir)
+    assert (lost.user_attrs["outcome"], lost.state.name, lost.user_attrs["retries"]) == ("lost", "FAIL", 1)
+    assert "exit code 3" in lost.user_attrs["reason"]
+    assert "exit code 3" in capsys.readouterr().err
+
+
+def test_a_trial_that_hangs_is_timed_out_and_its_worker_replaced(workdir, monkeypatch):
+    monkeypatch.setattr("tuner.round.STOP_S", 0.5)
+    assert tune(workdir, "module.mode=sleep", "search.trials=2", "search.trial_timeout=2") == 1
+    assert outcomes(workdir) == ["timed out"] * 2
+    assert {trial.state.name for trial in trials(workdir)} == {"PRUNED"}
+
+
+def test_what_the_users_code_prints_goes_to_the_workers_log(workdir, capfd):
+    assert tune(workdir, "module.mode=print", "search.trials=1") == 0
+    assert "printed by the module" not in "".join(capfd.readouterr())
+    assert "printed by the module" in (workdir / "runs/line-1/worker-0.log").read_text()
+
+
+def test_one_worker_gives_the_same_round_to_the_last_digit_whatever_the_search_saw(
+    workdir, tmp_path_factory, monkeypatch
+):
+    tune(workdir, "search.trials=10")
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.chdir(other)
+    write_study(other)
+    tune(other, "search.trials=10", "module.marks=" + str(workdir))
+    assert facts(other) == facts(workdir)
+
+
+@pytest.mark.parametrize("search", ["random", "quasi_random", "coarse_to_fine"])
+def test_result_blind_draws_are_the_same_with_more_workers(workdir, tmp_path_factory, monkeypatch, search):
+    drawn = []
+    for workers in (1, 3):
+        folder = tmp_path_factory.mktemp(f"workers{workers}")
+        monkeypatch.chdir(folder)
+        tune(folder, f"search={search}", "search.trials=6", "search.budget=null", f"launcher.workers={workers}")
+        drawn.append([trial.params for trial in trials(folder)])
+    assert drawn[0] == drawn[1]
+
+
+SEARCHES = {
+    "tiered": [],
+    "tpe": [],
+    "gp": [],
+    "random": ["pruner=median"],
+    "quasi_random": ["pruner=hyperband"],
+    "coarse_to_fine": ["search.screen=false", "search.barrier=true"],
+    "cmaes by target": ["search.draws={_target_: optuna.samplers.NSGAIISampler}"],
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_every_search_draws_inside_the_space_and_ends_with_a_champion(workdir, search):
+    words = SEARCHES[search] if "target" in search else [f"search={search}", *SEARCHES[search]]
+    assert tune(workdir, *words, "search.trials=8", "search.budget=null") == 0
+    assert all(1e-3 <= trial.params["lr"] <= 0.5 for trial in trials(workdir))
+    assert len(trials(workdir)) == 8
+
+
+def test_a_trial_carries_what_a_person_looks_for_in_the_dashboard(workdir):
+    tune(workdir, "search.trials=4")
+    trial = trials(workdir)[0]
+    assert trial.user_attrs["hyperparameters"] == {"lr": 0.1}
+    assert trial.user_attrs["stage"] == "coarse"
+    assert list(trial.intermediate_values) == [4, 8, 12, 16][: len(trial.intermediate_values)], "keyed on the step"
+    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+        study_id = database.storage.get_study_id_from_name("line-1")
+        assert database.storage.get_study_system_attrs(study_id)["study:metric_names"] == ["val/loss"]
+        seen = overview(database, "line-1")
+    assert sum(seen.outcomes.values()) == 4
+    assert seen.training == ()
+
+
+def test_the_best_pressing_against_an_edge_is_told_with_the_bound_to_widen(workdir, capsys):
+    """On this line a larger learning rate is better as far as 0.02, so the best press against the upper end."""
+    tune(workdir, "space.lr.high=0.02", "module.lr=0.01", "search.trials=14")
+    captured = capsys.readouterr()
+    assert "the best trials press against the high end of lr (0.02); widen it: space.lr.high=0.2" in captured.err
+
+
+def test_with_expand_the_next_stage_goes_past_the_edge_and_never_past_the_limit(workdir):
+    tune(
+        workdir,
+        "space.lr.high=0.02",
+        "space.lr.limit=[0.001,0.1]",
+        "module.lr=0.01",
+        "search.trials=24",
+        "search.expand=true",
+    )
+    highest = max(trial.params["lr"] for trial in trials(workdir))
+    assert 0.02 < highest <= 0.1
