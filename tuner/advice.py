@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tuner.space import Int, LogInt, LogUniform, OneMinusPow10, Parameter, Uniform, Value
+from tuner.space import Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space, Uniform, Value
 
 
 def widen(parameter: Parameter, side: str) -> str:
@@ -36,6 +36,22 @@ def pressed(parameter: Parameter, side: str, *, expanding: bool) -> str:
     if expanding and (reach[0] < 0 if side == "low" else reach[1] > 1):
         return f"{text}; the next draws go past it"
     return f"{text}; widen it: {widen(parameter, side)}"
+
+
+def ranges(space: Space, box: Mapping[str, tuple[float, float]]) -> dict[str, list[Value]]:
+    """The values that a box of coordinates reaches from and to; parameters whose choices have no order are left out."""
+    spans = {}
+    for parameter in space:
+        if parameter.scale.ordered and parameter.name in box:
+            low, high = box[parameter.name]
+            # The upper end itself belongs to the next cell of a discrete scale.
+            spans[parameter.name] = [parameter.scale.from_unit(low), parameter.scale.from_unit(max(low, high - 1e-9))]
+    return spans
+
+
+def spans(ranges_: Mapping[str, Sequence[Value]]) -> str:
+    """Ranges in one line, for people."""
+    return ", ".join(f"{name} {short(low)} … {short(high)}" for name, (low, high) in ranges_.items())
 
 
 def short(value: Value) -> str:

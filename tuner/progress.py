@@ -15,6 +15,7 @@ from rich.text import Text
 from tuner import advice
 from tuner.config import Settings
 from tuner.round import Round, Watcher
+from tuner.search.history import State
 from tuner.search.promotion import Plan
 from tuner.search.stages import Stage
 
@@ -28,6 +29,7 @@ class Progress(Watcher):
     def __init__(self, settings: Settings, name: str, plan: Plan, stage_of: Callable[[int], str]) -> None:
         if settings.study is None:
             raise ValueError("a round needs a study")
+        self._space = settings.study.space
         self._objective, self._name, self._plan, self._stage_of = settings.study.objective, name, plan, stage_of
         self._timeout_s = settings.search.timeout_s
         self._console = Console(file=sys.stderr, stderr=True)
@@ -37,7 +39,6 @@ class Progress(Watcher):
             else None
         )
         self._best: tuple[int, float] | None = None
-        self._ended = collections.Counter[str]()
         self._began: tuple[float, float] | None = None  # (seconds used, epochs spent) when this call began
 
     def __enter__(self) -> Self:
@@ -57,24 +58,26 @@ class Progress(Watcher):
     def stage(self, stage: Stage) -> None:
         """A stage begins."""
         self.note(f"stage {stage.name}, from trial {stage.starts_at}: {stage.reason}")
+        if stage.elites:
+            self.note(
+                f"  elites {', '.join(map(str, stage.elites))}; box {advice.spans(advice.ranges(self._space, stage.box))}"
+            )
 
-    def trial_ended(self, number: int, outcome: str, attributes: Mapping[str, Any]) -> None:
-        self._ended[outcome] += 1
+    def trial_left(self, number: int, state: State, attributes: Mapping[str, Any]) -> None:
         readings = attributes.get("readings") or []
         value = readings[-1][1] if readings else None
         if (
-            outcome == "complete"
+            state is State.COMPLETE
             and value is not None
             and self._objective.is_better(value, self._best and self._best[1])
         ):
             self._best = (number, value)
-        if self._live and outcome in ("complete", "pruned"):
-            return
-        parts = [f"trial {number} {outcome}"]
+        if self._live and state in (State.COMPLETE, State.PRUNED, State.PAUSED):
+            return  # the table counts them
+        parts = [f"trial {number} {state}"]
         if value is not None:
-            parts.append(
-                f"{self._objective.metric}={advice.short(value)} after {advice.short(float(attributes.get('epochs', 0)))} epochs"
-            )
+            epochs = advice.short(float(attributes.get("epochs", 0)))
+            parts.append(f"{self._objective.metric}={advice.short(value)} after {epochs} epochs")
         if self._best:
             parts.append(f"best {advice.short(self._best[1])} by {self._best[0]}")
         parts.append(advice.listed(attributes.get("hyperparameters", {})))

@@ -66,8 +66,8 @@ class _Job:
 class Watcher:
     """Told what happens, to show it; the default shows nothing."""
 
-    def trial_ended(self, number: int, outcome: str, attributes: Mapping[str, Any]) -> None:
-        """A trial ended, paused for good or not at all; `attributes` are those of the ledger."""
+    def trial_left(self, number: int, state: State, attributes: Mapping[str, Any]) -> None:
+        """A trial left its worker: it ended, paused or was interrupted; `attributes` are those of the ledger."""
 
     def tick(self, round_: Round) -> None:
         """The loop went round once."""
@@ -297,6 +297,7 @@ class Round:
             self.ledger.note(number, **facts, checkpoint={"epoch": epoch, "validations": self._validations[number]})
             self.ledger.note(number, paused_at=epoch)
             self.history.paused(number)
+            self._watcher.trial_left(number, State.PAUSED, self.ledger.trial(number).user_attrs)
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
             self._read(number, self.plan.epochs, result.value)
             self._close(number, State.COMPLETE, facts, value=result.value)
@@ -324,7 +325,7 @@ class Round:
     def _interrupted(self, number: int, **facts: Any) -> None:
         self.history.interrupted(number)
         self.ledger.note(number, outcome=str(State.INTERRUPTED), **facts)
-        self._watcher.trial_ended(number, str(State.INTERRUPTED), self.ledger.trial(number).user_attrs)
+        self._watcher.trial_left(number, State.INTERRUPTED, self.ledger.trial(number).user_attrs)
 
     def _lost(self, job: _Job, reason: str) -> None:
         if job.stopping is not None:
@@ -366,20 +367,26 @@ class Round:
         return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
 
     def _close(self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None) -> None:
+        """End a trial that has just left its worker."""
+        self._record_end(number, state, attributes, value=value)
+        self._watcher.trial_left(number, state, self.ledger.trial(number).user_attrs)
+
+    def _record_end(
+        self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None
+    ) -> None:
         """End a trial for good: its files go first, its record last."""
         self._checkpoints.drop(number)
         epochs = attributes.get("epochs")
         self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
         self.ledger.tell(number, _OPTUNA[state], value, outcome=str(state), **attributes)
-        self._watcher.trial_ended(number, str(state), self.ledger.trial(number).user_attrs)
 
     def _let_go(self) -> None:
         """End the trials that this round will not take up any more."""
         for number in self.history.numbers(State.PAUSED):
-            rung = self.history[number].last_epoch
-            self._close(number, State.PRUNED, {"paused_at": None, "reason": f"not among the best at epoch {rung}"})
+            reason = f"not among the best at epoch {self.history[number].last_epoch}"
+            self._record_end(number, State.PRUNED, {"paused_at": None, "reason": reason})
         for number in self.history.numbers(State.INTERRUPTED):
-            self._close(number, State.PRUNED, {"reason": "the round's time was up"})
+            self._record_end(number, State.PRUNED, {"reason": "the round's time was up"})
 
 
 _OPTUNA = {

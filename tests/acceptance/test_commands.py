@@ -64,6 +64,7 @@ def test_the_readmes_main_command_from_the_search_to_the_champions_yaml(tmp_path
         *shlex.split(document["overrides"]),
         "search.trials=1",
         "search.budget=null",
+        "seed=1",  # a round of its own, whatever won
         folder=tmp_path,
     )
     assert pasted.returncode == 0, pasted.stderr
@@ -116,6 +117,7 @@ def test_ctrl_c_stops_the_round_and_the_same_command_goes_on_from_there(tmp_path
     words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
     process = start(*words, folder=tmp_path)
     wait_for_epochs(tmp_path, 3)
+    time.sleep(0.1)  # into the next epoch, away from the rung that ends this one
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers as well
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130

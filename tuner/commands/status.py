@@ -7,7 +7,6 @@ import datetime as dt
 from tuner import advice
 from tuner.commands import report
 from tuner.config import Settings
-from tuner.search.stages import Stage
 from tuner.store.database import Database
 from tuner.store.overview import overview
 from tuner.store.rounds import Owner, RoundRecord, Rounds, RoundState
@@ -31,11 +30,14 @@ def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
     report.put(
         f"{record.name}: {_doing(record)}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
     )
-    stages = {stage.name: stage for stage in map(Stage.from_dict, rounds.stages(record))}
+    stages = {stage["name"]: stage for stage in rounds.stages(record)}
     for name in [*stages, *(name for name in seen.by_stage if name not in stages)]:
         counts = seen.by_stage.get(name)
-        why = f": {stages[name].reason}" if name in stages else ""
+        why = f": {stages[name]['reason']}" if name in stages else ""
         report.put(f"  {name}: {report.counted(counts) if counts else 'nothing drawn'}{why}")
+        if stages.get(name, {}).get("elites"):
+            elites = ", ".join(map(str, stages[name]["elites"]))
+            report.put(f"    elites {elites}; box {advice.spans(stages[name]['ranges'])}")
     for training in seen.training:
         report.put(f"  trial {training.number} ({training.stage}) on {training.worker}")
     champion = rounds.champion(record)

@@ -183,7 +183,9 @@ class _Session:
 
     def _on_stage(self, stage: Stage) -> None:
         self._stages.append(stage)
-        self._rounds.add_stage(self._record, stage.number, stage.to_dict(), _now())
+        # Values beside coordinates, for whoever reads the database without the space.
+        content = stage.to_dict() | {"ranges": advice.ranges(self._study.space, stage.box)}
+        self._rounds.add_stage(self._record, stage.number, content, _now())
         self._progress.stage(stage)
         for edge in stage.pressed:
             parameter = self._study.space[edge.parameter]
