@@ -36,6 +36,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from tuner.errors import StoreError
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
 from tuner.space import Space, Value
 
@@ -158,19 +159,31 @@ _NOTHING = object()
 
 
 def values_of(trial: FrozenTrial, space: Space) -> dict[str, Value]:
-    """The values of a trial's parameters by their short names, checked against the space.
+    """The values of a trial's parameters by their short names.
 
     Raises:
-        ValueError: a stored value is not in the space; nothing that the database says is used unchecked.
+        StoreError: a stored value is not in the space; nothing that the database says is used unchecked.
     """
     values: dict[str, Value] = {}
     for parameter in space:
         name = optuna_name(parameter)
-        if name in trial.params:
-            if not trial.distributions[name]._contains(trial.distributions[name].to_internal_repr(trial.params[name])):  # noqa: SLF001
-                raise ValueError(f"trial {trial.number}: {name}={trial.params[name]!r} is not in the space")
-            values[parameter.name] = from_optuna(parameter, trial.params[name])
+        if name not in trial.params:
+            continue
+        stored = trial.params[name]
+        if not _contains(distribution(parameter, expand=True), stored):
+            raise StoreError(
+                f"Trial {trial.number} in the database has {name}={stored!r}, which is not in the space. Something else "
+                "wrote it; remove the trial, or name another store.url."
+            )
+        values[parameter.name] = from_optuna(parameter, stored)
     return values
+
+
+def _contains(asked: BaseDistribution, stored: Value) -> bool:
+    try:
+        return bool(asked._contains(asked.to_internal_repr(stored)))  # noqa: SLF001 - Optuna has no public form of it
+    except (TypeError, ValueError):
+        return False
 
 
 def _by_validation(trial: FrozenTrial) -> FrozenTrial:
