@@ -1,11 +1,12 @@
-"""Files of a round: a folder a trial, in which a paused one waits with its checkpoint."""
+"""Files of a round: a folder a trial, in which a paused one waits with its checkpoint.
+
+A worker writes its checkpoint under one name. The controller renames it by its epoch before the database knows of it,
+so that what the database names is always there and never a newer one.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-#: The file a paused trial goes on from, in its folder.
-PAUSED = "paused.ckpt"
 
 
 class Checkpoints:
@@ -15,16 +16,27 @@ class Checkpoints:
         self.root = root
 
     def folder(self, number: int) -> Path:
+        """Where a trial's worker and loggers write."""
         return self.root / f"trial-{number}"
 
-    def of(self, number: int) -> Path | None:
-        """The checkpoint of a trial, if it has one."""
-        file = self.folder(number) / PAUSED
+    def at(self, number: int, epoch: int) -> Path | None:
+        """The checkpoint of a trial at an epoch, if it is there."""
+        file = self._file(number, epoch)
         return file if file.is_file() else None
 
-    def drop(self, number: int) -> None:
-        """Remove the checkpoint of a trial that has ended; what its loggers wrote stays."""
-        (self.folder(number) / PAUSED).unlink(missing_ok=True)
+    def keep(self, number: int, epoch: int, written: str) -> None:
+        """Give the checkpoint that a worker has written its lasting name."""
+        Path(written).replace(self._file(number, epoch))
+
+    def drop(self, number: int, before: int | None = None) -> None:
+        """Remove a trial's checkpoints, or those before an epoch; what its loggers wrote stays."""
         folder = self.folder(number)
+        files = [*folder.glob("epoch-*.ckpt"), *(folder.glob("paused.ckpt") if before is None else ())]
+        for file in files:
+            if before is None or file != self._file(number, before):
+                file.unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+    def _file(self, number: int, epoch: int) -> Path:
+        return self.folder(number) / f"epoch-{epoch}.ckpt"

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optuna.trial import TrialState
-
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
-from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, did_you_mean
+from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
 from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
+from tuner.recovery import OPTUNA_STATES
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
 from tuner.store.ledger import Ledger
@@ -134,12 +133,16 @@ class Round:
             RoundFailed: the user's code fails whatever the configuration.
         """
         with self._launcher:
-            while not self._ended:
-                self._employ()
-                for worker, event in self._launcher.events(0.0 if self._ended else TICK_S):
-                    self._handle(worker, event)
-                self._look_at_the_clock()
-                self._watcher.tick(self)
+            try:
+                while not self._ended:
+                    self._employ()
+                    for worker, event in self._launcher.events(0.0 if self._ended else TICK_S):
+                        self._handle(worker, event)
+                    self._look_at_the_clock()
+                    self._watcher.tick(self)
+            except (ConfigError, StudyError, RoundFailed) as error:
+                self._abandon(error)
+                raise
         self.ending = self.ending or Ending.FINISHED
         if self.ending is not Ending.INTERRUPTED:
             self._let_go()
@@ -162,6 +165,9 @@ class Round:
 
     def _employ(self) -> None:
         """Give each idle worker what is next."""
+        if self.ending is not None and not self._jobs:
+            self._ended, self.reason = True, "the time is up" if self.ending is Ending.TIMEOUT else str(self.ending)
+            return
         for worker in self._launcher.idle():
             plan = replace(self.plan, closing=self.ending is not None, barrier_at=self._barrier())
             action = next_action(self.history, plan)
@@ -178,10 +184,14 @@ class Round:
     def _handle(self, worker: int, event: Event) -> None:
         if isinstance(event, Measured):
             self._measured(worker, event.trial, event.measurement, waits=event.waits)
-        elif isinstance(event, Ended):
-            self._trial_ended(self._jobs.pop(event.trial), event.result)
         elif isinstance(event, Refused):
             raise StudyError(event.text)
+        elif isinstance(event, Ended):
+            if event.result.outcome is Outcome.NO_OBJECTIVE or (
+                event.result.outcome is Outcome.COMPLETE and event.result.value is None
+            ):
+                raise ConfigError([self._no_objective(event.result)])
+            self._trial_ended(self._jobs.pop(event.trial), event.result)
         elif isinstance(event, Lost):
             self._lost(self._jobs.pop(event.trial), event.reason)
 
@@ -231,10 +241,11 @@ class Round:
         self._train(worker, number, self.study.space.effective(self.ledger.values(number)))
 
     def _train(self, worker: int, number: int, effective: Mapping[str, Any]) -> None:
-        checkpoint, kept = self._checkpoints.of(number), self.ledger.trial(number).user_attrs.get("checkpoint")
+        kept = self.ledger.trial(number).user_attrs.get("checkpoint") or {"epoch": 0, "validations": 0}
+        checkpoint = self._checkpoints.at(number, kept["epoch"])
         # Without its file a trial starts anew; what it read at a rung stays, because the search has acted on it.
-        trained = kept["epoch"] if checkpoint and kept else 0
-        self._validations[number] = kept["validations"] if checkpoint and kept else 0
+        trained = kept["epoch"] if checkpoint else 0
+        self._validations[number] = kept["validations"] if checkpoint else 0
         seconds = float(self.ledger.trial(number).user_attrs.get("seconds", 0.0))
         self._jobs[number] = _Job(number, worker, self._clock(), seconds)
         task = Task(
@@ -245,7 +256,7 @@ class Round:
             seed=self.settings.seed + number,
             folder=str(self._checkpoints.folder(number)),
             rungs=tuple(rung for rung in self.plan.rungs if rung > trained),
-            checkpoint=str(checkpoint) if trained else None,
+            checkpoint=str(checkpoint) if checkpoint else None,
             every_value=self._asks_optuna,
         )
         self._launcher.train(worker, task)
@@ -294,8 +305,10 @@ class Round:
         number, facts = job.number, {"epochs": round(result.epoch, 3), "seconds": round(self._seconds(job), 3)}
         if result.outcome is Outcome.PAUSED:
             epoch = self.history[number].last_epoch
+            self._checkpoints.keep(number, epoch, str(result.checkpoint))
             self.ledger.note(number, **facts, checkpoint={"epoch": epoch, "validations": self._validations[number]})
             self.ledger.note(number, paused_at=epoch)
+            self._checkpoints.drop(number, before=epoch)
             self.history.paused(number)
             self._watcher.trial_left(number, State.PAUSED, self.ledger.trial(number).user_attrs)
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
@@ -309,8 +322,6 @@ class Round:
             self._close(number, State.INFEASIBLE, {**facts, "reason": result.reason})
         elif result.outcome is Outcome.CRASHED:
             self._crashed(number, result, facts)
-        else:
-            raise ConfigError([self._no_objective(result)])
 
     def _stopped(self, job: _Job, facts: Mapping[str, Any]) -> None:
         if job.stopping is Why.PRUNED:
@@ -347,14 +358,10 @@ class Round:
 
     def _stop_if_hopeless(self, place: str, text: str) -> None:
         self._crashes.append((place, text))
-        ended = [entry for entry in self.history if entry.state.ended]
-        all_alike = len({place for place, _ in self._crashes}) == 1
-        if (
-            all_alike
-            and len(ended) == len(self._crashes)
-            and len(ended) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES)
-        ):
-            raise RoundFailed(f"The first {len(ended)} trials failed in the same way:\n\n{text}")
+        alike = len({place for place, _ in self._crashes}) == 1
+        trained = any(entry.readings or entry.state is State.PRUNED for entry in self.history)
+        if alike and not trained and len(self._crashes) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES):
+            raise RoundFailed(f"The first {len(self._crashes)} trials failed in the same way:\n\n{text}")
 
     def _no_objective(self, result: Result) -> Problem:
         metric = self.study.objective.metric
@@ -378,7 +385,13 @@ class Round:
         self._checkpoints.drop(number)
         epochs = attributes.get("epochs")
         self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
-        self.ledger.tell(number, _OPTUNA[state], value, outcome=str(state), **attributes)
+        self.ledger.tell(number, OPTUNA_STATES[state], value, outcome=str(state), **attributes)
+
+    def _abandon(self, error: TunerError) -> None:
+        """End what trains: the round cannot go on, and its next call may never come."""
+        reason = f"the round stopped: {str(error).splitlines()[0]}"
+        for number in self._jobs:
+            self._record_end(number, State.CRASHED, {"reason": reason})
 
     def _let_go(self) -> None:
         """End the trials that this round will not take up any more."""
@@ -387,18 +400,6 @@ class Round:
             self._record_end(number, State.PRUNED, {"paused_at": None, "reason": reason})
         for number in self.history.numbers(State.INTERRUPTED):
             self._record_end(number, State.PRUNED, {"reason": "the round's time was up"})
-
-
-_OPTUNA = {
-    State.COMPLETE: TrialState.COMPLETE,
-    State.CRASHED: TrialState.FAIL,
-    State.LOST: TrialState.FAIL,
-    State.PRUNED: TrialState.PRUNED,
-    State.DIVERGED: TrialState.PRUNED,
-    State.TIMED_OUT: TrialState.PRUNED,
-    # Optuna's samplers ignore a failed trial and would draw it again; a pruned one without values counts as bad.
-    State.INFEASIBLE: TrialState.PRUNED,
-}
 
 
 def _place(traceback: str) -> str:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,10 +28,10 @@ from tuner.errors import ConfigError, Problem
 from tuner.launch.devices import placements
 from tuner.launch.local import LocalLauncher
 from tuner.progress import Progress
+from tuner.recovery import recovered
 from tuner.round import Ending, Round
-from tuner.search.history import Entry, History, State
 from tuner.search.promotion import Plan, rungs_for
-from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler, attribute_entry
+from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler
 from tuner.search.stages import Stage, stage_of
 from tuner.space import Value
 from tuner.store.database import Database
@@ -132,7 +131,9 @@ class _Session:
             space=study.space,
             expand=settings.search.expand,
         )
-        history = _history(ledger, study)
+        root = Path(settings.store.folder).absolute() / self._record.name
+        checkpoints = Checkpoints(root)
+        history = recovered(ledger, study, checkpoints)
         defaults, missing = _own_values(study)
         ledger.use(self._sampler(defaults), _pruner(settings))
         if not len(ledger):
@@ -143,7 +144,6 @@ class _Session:
             else:
                 ledger.enqueue(study.space.active(defaults))
         plan = plan_of(settings)
-        root = Path(settings.store.folder).absolute() / self._record.name
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -152,7 +152,7 @@ class _Session:
                 history=history,
                 plan=plan,
                 launcher=LocalLauncher(placements(settings.launcher.workers, _accelerator(study)), root),
-                checkpoints=Checkpoints(root),
+                checkpoints=checkpoints,
                 stage_of=self.stage_name,
                 barrier=self._barrier,
                 keep_lease=self._keep_lease,
@@ -253,19 +253,6 @@ def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:
     value, number = min(complete, key=lambda pair: (study.objective.cost(pair[0]), pair[1]))
     effective = study.space.effective(ledger.values(number))
     return Champion(number, value, effective, tuple(study.nodes.overrides(effective, study.space)), provisional=True)
-
-
-def _history(ledger: Ledger, study: StudySettings) -> History:
-    """The round's trials as the search sees them; those that an earlier controller left running were interrupted."""
-    history = History()
-    for trial in ledger.trials:
-        point = study.space.to_unit(ledger.values(trial.number))
-        entry: Entry = attribute_entry(trial, point, study.objective.cost(1.0))
-        if entry.state is State.RUNNING:
-            ledger.note(trial.number, outcome=str(State.INTERRUPTED))
-            entry = replace(entry, state=State.INTERRUPTED)
-        history.add(entry)
-    return history
 
 
 def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
