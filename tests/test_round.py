@@ -1,10 +1,18 @@
 """Whole rounds in real worker processes: what becomes of each outcome, and what a second call does."""
 
+import itertools
 import re
+import sqlite3
 
 import pytest
+import yaml
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from rounds import facts, outcomes, trials, tune, write_study
 
+from tuner.cli import main
+from tuner.progress import Progress
+from tuner.search.history import State
 from tuner.store.database import Database
 from tuner.store.overview import overview
 from tuner.store.rounds import Rounds
@@ -212,3 +220,37 @@ def test_with_expand_the_next_stage_goes_past_the_edge_and_never_past_the_limit(
     )
     highest = max(trial.params["lr"] for trial in trials(workdir))
     assert 0.02 < highest <= 0.1
+
+
+def test_a_database_that_breaks_in_the_middle_is_told_in_a_sentence(workdir, monkeypatch, capsys):
+    """As a full disk: the write of the third value fails in the driver."""
+    write, count = RDBStorage.set_trial_intermediate_value, itertools.count()
+
+    def full(*args):
+        if next(count) == 2:
+            raise StorageInternalError("…") from sqlite3.OperationalError("database or disk is full")
+        write(*args)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", full)
+    assert tune(workdir, "search.trials=2") == 2
+    told = capsys.readouterr().err
+    assert "database or disk is full" in told
+    assert "Traceback" not in told
+    assert tune(workdir, "search.trials=2") == 0
+
+
+def test_the_champion_is_known_while_the_round_still_runs(workdir, monkeypatch, capsys):
+    """Cut off when the first trial after a full training ends, the round has a champion, and says so when asked."""
+    ended, states = Progress.trial_left, []
+
+    def stop(self, number, state, attributes):
+        ended(self, number, state, attributes)
+        states.append(state)
+        if State.COMPLETE in states[:-1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "trial_left", stop)
+    assert tune(workdir, "search.trials=8") == 130
+    capsys.readouterr()
+    assert main(["champion", "study=line", "search.trials=8", "--config-dir", str(workdir / "conf")]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["round"] == 1

@@ -87,6 +87,7 @@ class Round:
         stage_of: Callable[[int], str],
         barrier: Callable[[], int | None],
         keep_lease: Callable[[float], None],
+        on_best: Callable[[], object],
         seconds_used: float = 0.0,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -103,6 +104,7 @@ class Round:
             stage_of: name of the stage that a draw belongs to.
             barrier: number of draws at which the present stage waits, None for no waiting.
             keep_lease: called with the seconds used, often; raises when the lease is lost.
+            on_best: called when a trial trained in full is better than all before it.
             seconds_used: by earlier calls.
             watcher: shows what happens.
             clock: seconds, monotonic.
@@ -113,6 +115,7 @@ class Round:
         self.ledger, self.history, self.plan = ledger, history, plan
         self._launcher, self._checkpoints = launcher, checkpoints
         self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
+        self._on_best = on_best
         self._watcher, self._clock = watcher or Watcher(), clock
         self._seconds_before, self._began = seconds_used, clock()
         self._jobs: dict[int, _Job] = {}  # by trial
@@ -314,6 +317,8 @@ class Round:
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
             self._read(number, self.plan.epochs, result.value)
             self._close(number, State.COMPLETE, facts, value=result.value)
+            if self.history.rank(number, self.plan.epochs) == 0:
+                self._on_best()
         elif result.outcome is Outcome.STOPPED:
             self._stopped(job, facts)
         elif result.outcome is Outcome.DIVERGED:

@@ -21,7 +21,7 @@ def champion(settings: Settings) -> int:
         TunerError: no round of the study has one.
     """
     study = report.needed(settings)
-    with Database(settings.store.url) as database:
+    with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         record = rounds.of_identity(study.name, digest(settings.identity))
         if record is None or rounds.champion(record) is None:

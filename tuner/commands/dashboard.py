@@ -32,7 +32,7 @@ def dashboard(settings: Settings) -> int:
         TunerError: the port is taken, or the host is not this machine's.
     """
     where = settings.dashboard
-    with Database(settings.store.url) as database:
+    with Database(settings.store.url) as database, database.explained():
         try:
             server = make_server(where.host, where.port, optuna_dashboard.wsgi(database.storage), _Server, _Handler)
         except OSError as error:

@@ -15,7 +15,7 @@ from tuner.store.rounds import Owner, RoundRecord, Rounds, RoundState
 def status(settings: Settings) -> int:
     """Print all rounds of the store, or those of one study."""
     name = settings.study.name if settings.study else None
-    with Database(settings.store.url) as database:
+    with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         records = rounds.all(name)
         if not records:

@@ -44,13 +44,13 @@ INTERRUPTED = 130
 def tune(settings: Settings) -> int:
     """Run or finish the round of this configuration, and print its champion."""
     study = report.needed(settings)
-    with Database(settings.store.url) as database:
+    with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         record = _round_of(settings, study, rounds)
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
         owner = Owner.this_process()
-        rounds.lease(record, owner, _now())
+        record = rounds.lease(record, owner, _now())
         with _Session(settings, study, database, rounds, record, owner) as session:
             ending = session.run()
         return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
@@ -104,6 +104,7 @@ class _Session:
         self._rounds, self._record, self._owner = rounds, record, owner
         self._renewed = -RENEW_S
         self._state = RoundState.OPEN
+        self._crowned: Champion | None = rounds.champion(record)
         self._seconds_used = record.seconds_used
         self._stages = [Stage.from_dict(stage) for stage in rounds.stages(record)]
 
@@ -156,21 +157,27 @@ class _Session:
                 stage_of=self.stage_name,
                 barrier=self._barrier,
                 keep_lease=self._keep_lease,
+                on_best=lambda: self._crown(ledger),
                 seconds_used=self._record.seconds_used,
                 watcher=progress,
             )
             with _signals(round_.interrupt):
                 ending = round_.run()
         self._seconds_used = round_.seconds_used
-        champion = champion_of(ledger, study)
-        if champion is not None:
-            self._rounds.crown(self._record, champion, _now())
+        champion = self._crown(ledger)
         if ending is Ending.INTERRUPTED:
             report.interrupted(self._record, ledger, champion)
         else:
             self._state = RoundState.FINISHED
             report.summary(self._record, ledger, self._stages, round_, study)
         return ending
+
+    def _crown(self, ledger: Ledger) -> Champion | None:
+        champion = champion_of(ledger, self._study)
+        if champion is not None and champion != self._crowned:
+            self._rounds.crown(self._record, champion, _now())
+            self._crowned = champion
+        return champion
 
     # -- stages -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import filelock
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -63,6 +64,20 @@ class Database:
             with _explained(self.url):
                 self._storage = self._optuna(create=False)
         return self._storage
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """What goes wrong with the database inside, said in one sentence instead of a driver's traceback.
+
+        Raises:
+            StoreError: the database cannot be reached, read or written any more.
+        """
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StoreError(_sentence(self.url, error)) from None
+        except StorageInternalError as error:  # Optuna wraps its driver's errors
+            raise StoreError(_sentence(self.url, error.__cause__ or error)) from None
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
@@ -161,12 +176,18 @@ def _explained(url: URL) -> Iterator[None]:
             f"store.url={shown}: another process has been making the schema for {BUSY_S} s. End it, or try again."
         ) from None
     except (SQLAlchemyError, OSError) as error:
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        if url.password:
-            cause = cause.replace(str(url.password), "***")
-        raise StoreError(
-            f"store.url={shown}: {cause}. Is it the right place, and may {os.environ.get('USER', 'this user')} write there?"
-        ) from None
+        raise StoreError(_sentence(url, error)) from None
+
+
+def _sentence(url: URL, error: BaseException) -> str:
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    if url.password:
+        cause = cause.replace(str(url.password), "***")
+    who = os.environ.get("USER", "this user")
+    return (
+        f"store.url={url.render_as_string(hide_password=True)}: {cause}. "
+        f"Is it the right place, with room left, and may {who} write there?"
+    )
 
 
 def metadata() -> sa.MetaData:

@@ -167,7 +167,7 @@ class Rounds:
                         metric=metric,
                         direction=direction,
                         data_version_id=data.id,
-                        state=RoundState.OPEN,
+                        state=RoundState.OPEN.value,
                         created=now,
                         seconds_used=0.0,
                         budget={},
@@ -186,8 +186,8 @@ class Rounds:
             now=now,
         )
 
-    def lease(self, record: RoundRecord, owner: Owner, now: dt.datetime) -> None:
-        """Take the round for one controller.
+    def lease(self, record: RoundRecord, owner: Owner, now: dt.datetime) -> RoundRecord:
+        """Take the round for one controller, and read it again: the one before may have changed it until just now.
 
         Raises:
             RoundBusy: another controller runs it.
@@ -197,14 +197,12 @@ class Rounds:
         if holder is not None and holder.is_dead():
             free = sa.or_(free, RoundRow.lease_owner == str(holder))
         update = sa.update(RoundRow).where(RoundRow.id == record.id, free)
-        if self._change(
-            update.values(
-                lease_owner=str(owner), lease_expires=now + dt.timedelta(seconds=LEASE_S), state=RoundState.OPEN
-            )
-        ):
-            return
-        busy = self._one(RoundRow.id == record.id)
-        who = Owner.parse(busy.owner) if busy and busy.owner else None
+        expires = now + dt.timedelta(seconds=LEASE_S)
+        taken = self._change(update.values(lease_owner=str(owner), lease_expires=expires, state=RoundState.OPEN.value))
+        found = self._one(RoundRow.id == record.id)
+        if taken and found is not None:
+            return found
+        who = Owner.parse(found.owner) if found and found.owner else None
         place = f"process {who.pid} on {who.host}" if who else "another process"
         raise RoundBusy(
             f"{record.name} is being run by {place}. Wait for it, or end that process; a lease that nobody renews is free after {LEASE_S:.0f} s."
@@ -229,7 +227,7 @@ class Rounds:
         update = sa.update(RoundRow).where(RoundRow.id == record.id, RoundRow.lease_owner == str(owner))
         self._change(
             update.values(
-                lease_owner=None, lease_expires=None, state=state, budget=dict(budget), seconds_used=seconds_used
+                lease_owner=None, lease_expires=None, state=state.value, budget=dict(budget), seconds_used=seconds_used
             )
         )
 
