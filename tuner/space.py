@@ -361,8 +361,11 @@ class Space:
         result = dict(effective)
         for parameter in self.parameters:
             rule = parameter.scale_with
-            if rule and parameter.name in effective and rule.parameter in effective:
-                result[parameter.name] = rule.undo(effective[parameter.name], effective[rule.parameter])
+            if rule is None:
+                continue
+            value, other = effective.get(parameter.name), effective.get(rule.parameter)
+            if _is_number(value) and _is_number(other) and other > 0:  # type: ignore[operator]
+                result[parameter.name] = rule.undo(value, other)  # type: ignore[arg-type]
         return result
 
 

@@ -49,6 +49,7 @@ MISTAKES = [
     ("space.lr.kind=loguniform", ["space.lr.kind", "loguniform", "Did you mean log_uniform"]),
     ("space.lr.path=module.optimiser.lr", ["space.lr.path", "module has no optimiser", "Did you mean optimizer"]),
     ("space.lr.path=modul.lr", ["space.lr.path", "starts with one of module, data"]),
+    ("space.lr.path=trainer.max_epochs", ["space.lr.path", "trainer.max_epochs", "same for every trial"]),
     ("space.lr.tier=4", ["space.lr.tier", "1, 2 or 3", "4"]),
     ("space.lr.limit=[0.01,1]", ["space.lr.limit", "encloses the range", "[0.01, 1.0]"]),
     ("space.lr.when={batch: 32}", ["space.lr.when", "another parameter", "batch", "Did you mean batch_size"]),
@@ -152,6 +153,23 @@ def test_a_path_into_a_labelled_choice_is_a_key_of_that_choice(config_dir):
     load(["study=mine", choice, labelled, gamma], config_dir=config_dir)
     (told,) = problems(config_dir, choice, labelled, gamma.replace("schedule.gamma", "schedule.gama"))
     assert "Did you mean gamma" in told
+
+
+def test_a_path_that_only_some_choices_have_needs_a_when(config_dir):
+    labelled = (
+        "+space.schedule={kind: categorical, path: module.schedule, choices: {constant: null, "
+        "step: {_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 2, gamma: 0.5}, "
+        "exp: {_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: 0.5}}}"
+    )
+    gamma = "+space.gamma={kind: uniform, low: 0.1, high: 0.9, path: module.schedule.gamma%s}"
+    for when in ("", ", when: {schedule: [constant, step]}"):
+        (told,) = problems(config_dir, "+module.schedule=null", labelled, gamma % when)
+        assert "space.gamma.path" in told
+        assert "when: {schedule: [" in told
+    load(
+        ["study=mine", "+module.schedule=null", labelled, gamma % ", when: {schedule: [exp, step]}"],
+        config_dir=config_dir,
+    )
 
 
 @pytest.mark.parametrize("mistake", ["study=cifra", "space.lr.low=0", "trainer.max_epoch=1"])

@@ -36,6 +36,7 @@ space:
     choices:
       step: {_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 2, gamma: 0.5}
       cosine: {_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max: 7}
+      onecycle: {_target_: torch.optim.lr_scheduler.OneCycleLR, _partial_: true, max_lr: "${module.optimizer.lr}"}
       constant: null
   gamma: {kind: uniform, low: 0.1, high: 0.9, path: module.schedule.gamma, tier: 3, when: {schedule: step}}
 trainer: {max_epochs: 4}
@@ -111,7 +112,13 @@ def test_a_labelled_choice_takes_the_place_of_the_whole_node(loaded):
     assert study.nodes.plain({"schedule": "constant"}, study.space)["module"]["schedule"] is None
 
 
-@pytest.mark.parametrize("schedule", ["step", "cosine", "constant"])
+def test_an_interpolation_in_a_labelled_choice_follows_the_value_that_is_tuned(loaded):
+    study = loaded().study
+    plain = study.nodes.plain({"lr": 0.02, "schedule": "onecycle"}, study.space)
+    assert plain["module"]["schedule"]["max_lr"] == 0.02
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "constant", "onecycle"])
 def test_a_champions_overrides_give_its_nodes_when_pasted(loaded, schedule):
     study = loaded().study
     values = study.space.active(

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import inspect
+import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import hydra.utils
 import optuna
-from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from tuner import advice
 from tuner.checkpoints import Checkpoints
+from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
-from tuner.errors import ConfigError, Problem
 from tuner.launch.devices import placements
 from tuner.launch.local import LocalLauncher
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
-from tuner.search.promotion import Plan, rungs_for
-from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler
 from tuner.search.stages import Stage, stage_of
 from tuner.space import Value
 from tuner.store.database import Database
@@ -136,7 +130,8 @@ class _Session:
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
         defaults, missing = _own_values(study)
-        ledger.use(self._sampler(defaults), _pruner(settings))
+        sampler = sampler_of(settings, study, defaults=defaults, stages=self._stages, on_stage=self._on_stage)
+        ledger.use(sampler, pruner_of(settings))
         if not len(ledger):
             if missing:
                 report.say(
@@ -144,7 +139,7 @@ class _Session:
                 )
             else:
                 ledger.enqueue(study.space.active(defaults))
-        plan = plan_of(settings)
+        plan = plan_of(settings, study)
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -152,7 +147,7 @@ class _Session:
                 ledger=ledger,
                 history=history,
                 plan=plan,
-                launcher=LocalLauncher(placements(settings.launcher.workers, _accelerator(study)), root),
+                launcher=self._launcher(root),
                 checkpoints=checkpoints,
                 stage_of=self.stage_name,
                 barrier=self._barrier,
@@ -171,6 +166,12 @@ class _Session:
             self._state = RoundState.FINISHED
             report.summary(self._record, ledger, self._stages, round_, study)
         return ending
+
+    def _launcher(self, logs: Path) -> LocalLauncher:
+        accelerator = str(self._study.nodes.plain()["trainer"].get("accelerator", "auto"))
+        places = placements(self._settings.launcher.workers, accelerator)
+        # One thread for each CPU worker: more of them would only wait for each other's cores.
+        return LocalLauncher(places, logs, threads=None if any(places) else 1)
 
     def _crown(self, ledger: Ledger) -> Champion | None:
         champion = champion_of(ledger, self._study)
@@ -198,54 +199,11 @@ class _Session:
             parameter = self._study.space[edge.parameter]
             self._progress.note(advice.pressed(parameter, edge.side, expanding=self._settings.search.expand))
 
-    def _sampler(self, defaults: Mapping[str, Value]) -> BaseSampler:
-        search, space, seed = self._settings.search, self._study.space, self._settings.seed
-        if isinstance(search.draws, Mapping):
-            node = dict(search.draws)
-            return _instantiated("search.draws", node, seed, BaseSampler)  # type: ignore[no-any-return]
-        if search.draws in ("random", "quasi_random"):
-            return ResultBlindSampler(search.draws, seed, space)
-        return CoarseToFineSampler(
-            seed,
-            space=space,
-            epochs=self._study.epochs,
-            coarse=search.coarse,
-            elites=search.elites,
-            screen=search.screen,
-            expand=search.expand,
-            tiered=search.draws == "tiered",
-            expected_draws=expected_draws(self._settings),
-            defaults=defaults,
-            stages=list(self._stages),
-            on_stage=self._on_stage,
-        )
-
     def _keep_lease(self, seconds_used: float) -> None:
         self._seconds_used = seconds_used
         if time.monotonic() - self._renewed >= RENEW_S:
             self._rounds.renew(self._record, self._owner, _now(), seconds_used=seconds_used)
             self._renewed = time.monotonic()
-
-
-def plan_of(settings: Settings) -> Plan:
-    """Budgets and rungs of a round."""
-    study, search, pruner = report.needed(settings), settings.search, settings.pruner
-    rungs = rungs_for(study.epochs, pruner.first_rung, pruner.eta) if pruner.rule == "promote" else ()
-    epochs = None if search.budget is None else search.budget * study.epochs
-    return Plan(epochs=study.epochs, rungs=rungs, eta=pruner.eta, budget_epochs=epochs, trials=search.trials)
-
-
-def expected_draws(settings: Settings) -> int:
-    """Configurations that a round will draw: as many as its trials, or as its budget pays for."""
-    plan = plan_of(settings)
-    cost, share, before = 0.0, 1.0, 0
-    for epoch in (*plan.rungs, plan.epochs):
-        cost, share, before = cost + share * (epoch - before), share / plan.eta, epoch
-    options = [plan.trials] if plan.trials is not None else []
-    if plan.budget_epochs is not None:
-        options.append(max(1, round(plan.budget_epochs / cost)))
-    # A round bounded by time alone: as many as the default budget of 16 full trainings would pay for.
-    return min(options) if options else max(1, round(16 * plan.epochs / cost))
 
 
 def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:
@@ -279,34 +237,6 @@ def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
     return drawn, ", ".join(missing)
 
 
-def _pruner(settings: Settings) -> BasePruner:
-    rule = settings.pruner.rule
-    if isinstance(rule, str):
-        return NopPruner()
-    return _instantiated("pruner", dict(rule), settings.seed, BasePruner)  # type: ignore[no-any-return]
-
-
-def _instantiated(key: str, node: dict[str, Any], seed: int, base: type) -> Any:
-    """An Optuna object of the configuration, seeded where it takes a seed and is given none."""
-    try:
-        target = hydra.utils.get_class(node["_target_"])
-        if "seed" in inspect.signature(target).parameters:
-            node.setdefault("seed", seed)
-        made = hydra.utils.instantiate(node)
-    except Exception as error:  # noqa: BLE001 - whatever its class raises is a mistake in the configuration
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError([Problem(key, "can be built", node["_target_"], f"It says: {cause}")]) from None
-    if not isinstance(made, base):
-        raise ConfigError(
-            [Problem(key, f"is an Optuna {base.__name__}", node["_target_"], "Name a class of that kind.")]
-        )
-    return made
-
-
-def _accelerator(study: StudySettings) -> str:
-    return str(study.nodes.plain()["trainer"].get("accelerator", "auto"))
-
-
 @contextlib.contextmanager
 def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C and a polite end from the system stop the round; a second Ctrl-C stops its workers at once."""
@@ -316,7 +246,8 @@ def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
 
     def handle(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        sys.stderr.write(f"\n{name}: stopping what runs; the same command goes on from here. Once more kills it.\n")
+        # Not sys.stderr: the signal may have come in the middle of a write to it.
+        os.write(2, f"\n{name}: stopping what runs; the same command goes on from here. Once more kills it.\n".encode())
         interrupt()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

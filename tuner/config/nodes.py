@@ -50,10 +50,13 @@ class StudyNodes:
         config = copy.deepcopy(self._config)
         for parameter in _outermost_first(space, values):
             value = values[parameter.name]
+            before = read(config, parameter.path)
+            node = parameter.nodes[str(value)] if parameter.nodes else value
+            write(config, parameter.path, node)
             if not parameter.nodes:
                 lines.append(f"{parameter.path}={_quoted(value)}")
-            elif read(config, parameter.path) != parameter.nodes[str(value)]:
-                lines += [f"~{parameter.path}", f"+{parameter.path}={_quoted(parameter.nodes[str(value)])}"]
+            elif read(config, parameter.path) != before:
+                lines += [f"~{parameter.path}", f"+{parameter.path}={_quoted(node)}"]
         return lines
 
     def own_value(self, parameter: Parameter) -> Value:
@@ -66,7 +69,9 @@ class StudyNodes:
         if not parameter.nodes:
             return value
         for label, node in parameter.nodes.items():
-            if node == value:
+            config = copy.deepcopy(self._config)
+            write(config, parameter.path, node)
+            if read(config, parameter.path) == value:
                 return label
         raise LookupError(f"{parameter.path} is none of the labelled choices")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tuner.config.nodes import ROOTS, read, write
 from tuner.errors import Problem, did_you_mean
@@ -29,6 +31,14 @@ RANGES = ("uniform", "log_uniform", "int", "log_int", "one_minus_pow10")
 KINDS = (*RANGES, "categorical")
 OPTIONS = ("kind", "path", "low", "high", "step", "choices", "tier", "when", "scale_with", "limit", "memory")
 TIERS = (1, 2, 3)
+#: What the round's budget, its workers and its files depend on.
+FIXED_PATHS = frozenset(
+    f"trainer.{name}"
+    for name in (
+        *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes", "strategy"),
+        *("callbacks", "logger", "default_root_dir", "enable_checkpointing", "weights_only"),
+    )
+)
 SCALING_RULES = ("linear", "sqrt")
 #: A parameter whose path ends in one of these needs more memory when it is larger, unless `memory` says otherwise.
 MEMORY_WORDS = ("batch_size", "width", "hidden", "units", "layers", "channels", "depth", "dim")
@@ -48,7 +58,9 @@ def read_space(node: Any, config: DictConfig, problems: list[Problem]) -> Space:
         return Space(())
     entries = [_Entry(str(name), entry, problems) for name, entry in node.items()]
     before = len(problems)
-    parameters = [entry.parameter() for entry in entries]
+    # Nodes of labelled choices stay unresolved: an interpolation in them follows a value that is tuned.
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    parameters = [entry.parameter(unresolved["space"][entry.name]) for entry in entries]
     # A condition on a parameter whose own range is wrong is not judged by that range.
     named = {entry.name: parameter for entry, parameter in zip(entries, parameters, strict=True) if entry.good}
     for parameter in parameters:
@@ -82,7 +94,7 @@ class _Entry:
         self.good = False
         self.problems.append(Problem(f"{self.key}.{option}" if option else self.key, rule, value, remedy))
 
-    def parameter(self) -> Parameter:
+    def parameter(self, unresolved: Any) -> Parameter:
         """The parameter; where its range is wrong, one with a stand-in for it, so that its path is checked as well."""
         if not self.name.replace("_", "a").isalnum() or not self.name.isascii():
             self.wrong(
@@ -106,6 +118,8 @@ class _Entry:
         if not isinstance(memory, bool):
             self.wrong("memory", "is true or false", memory, "Write true where a larger value needs more memory.")
         choices = self.node.get("choices")
+        if isinstance(unresolved, Mapping) and isinstance(unresolved.get("choices"), Mapping):
+            choices = unresolved["choices"]
         nodes = {str(label): node for label, node in choices.items()} if isinstance(choices, Mapping) else {}
         return Parameter(self.name, scale or Uniform(0.0, 1.0), path, tier, when, scaling, nodes, memory=bool(memory))
 
@@ -216,6 +230,10 @@ class _Entry:
                 "Write the key that the command line would use, for example module.optimizer.lr.",
             )
             return ""
+        if path in FIXED_PATHS:
+            remedy = "It is the same for every trial: set it once, and remove the parameter."
+            self.wrong("path", "is not what the round itself is made of", path, remedy)
+            return ""
         return path
 
     def tier(self) -> int:
@@ -321,35 +339,52 @@ def _check_paths(
                     f"space.{other.name} has it too; remove one, or add a `when` to both.",
                 )
             )
+        _check_path(parameter, named, config, problems)
+
+
+def _check_path(
+    parameter: Parameter, named: Mapping[str, Parameter], config: DictConfig, problems: list[Problem]
+) -> None:
+    """A path has to exist with each label of the choices above it that the parameter's `when` lets through."""
+    above = [one for one in named.values() if one.nodes and (one.name in parameter.when or _is_below(parameter, one))]
+    labels = [[str(label) for label in parameter.when.get(one.name, tuple(one.nodes))] for one in above]
+    good, failed = list[dict[str, str]](), list[LookupError]()
+    for chosen in itertools.product(*labels):
+        names = dict(zip((one.name for one in above), chosen, strict=True))
         try:
-            read(_with_conditions(parameter, named, config), parameter.path)
+            read(_with_labels(names, named, config), parameter.path)
+            good.append(names)
         except LookupError as error:
-            found, known = error.args
-            wrong = parameter.path[len(found) + 1 if found else 0 :].split(".")[0]
-            problems.append(
-                Problem(
-                    f"space.{parameter.name}.path",
-                    f"is a key of the study ({found or 'it'} has no {wrong})",
-                    parameter.path,
-                    did_you_mean(wrong, known),
-                )
-            )
+            failed.append(error)
+    key = f"space.{parameter.name}.path"
+    if failed and good:
+        only = {one.name: sorted({names[one.name] for names in good}) for one in above if _is_below(parameter, one)}
+        when = ", ".join(f"{name}: [{', '.join(words)}]" for name, words in only.items())
+        rule = "is there with every choice of the node that it lies in"
+        problems.append(Problem(key, rule, parameter.path, f"Write when: {{{when}}}."))
+    elif failed:
+        found, known = failed[0].args
+        wrong = parameter.path[len(found) + 1 if found else 0 :].partition(".")[0]
+        rule = f"is a key of the study ({found or 'it'} has no {wrong})"
+        problems.append(Problem(key, rule, parameter.path, did_you_mean(wrong, known)))
+
+
+def _is_below(parameter: Parameter, other: Parameter) -> bool:
+    return parameter.path.startswith(f"{other.path}.")
 
 
 def _exclusive(one: Parameter, other: Parameter) -> bool:
     return any(not set(allowed) & set(other.when[name]) for name, allowed in one.when.items() if name in other.when)
 
 
-def _with_conditions(parameter: Parameter, named: Mapping[str, Parameter], config: DictConfig) -> DictConfig:
-    """The configuration as it is when the parameter is drawn: with the nodes of the labels that it waits for."""
-    labels = {name: allowed[0] for name, allowed in parameter.when.items() if name in named and named[name].nodes}
-    if not labels:
+def _with_labels(names: Mapping[str, str], named: Mapping[str, Parameter], config: DictConfig) -> DictConfig:
+    """The configuration with the nodes of some labels in their places."""
+    if not names:
         return config
-    changed: DictConfig = config.copy()
-    for name, label in labels.items():
-        if str(label) in named[name].nodes:
-            try:
-                write(changed, named[name].path, named[name].nodes[str(label)])
-            except (KeyError, IndexError, AttributeError, TypeError):
-                return config  # the parent's own path is wrong, which is told where it stands
+    changed: DictConfig = copy.deepcopy(config)
+    for name, label in sorted(names.items(), key=lambda pair: named[pair[0]].path.count(".")):
+        if label in named[name].nodes:
+            # Where the parent's own path is wrong that is told where it stands.
+            with contextlib.suppress(KeyError, IndexError, AttributeError, TypeError):
+                write(changed, named[name].path, named[name].nodes[label])
     return changed

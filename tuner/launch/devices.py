@@ -15,8 +15,9 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    found = [match[1] for entry in Path("/dev").glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", entry.name))]
-    return sorted(found, key=int)
+    # CUDA counts those it sees from 0, whatever numbers their device files have in a container.
+    found = [entry for entry in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", entry.name)]
+    return [str(index) for index in range(len(found))]
 
 
 def cores() -> int:

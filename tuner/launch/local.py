@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing as mp
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -46,9 +48,11 @@ class LocalLauncher:
 
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers.values():
+            worker.say(Halt())
             worker.say(Leave())
+        deadline = time.monotonic() + LEAVE_S
         for worker in self._workers.values():
-            worker.end(LEAVE_S)
+            worker.end(max(deadline - time.monotonic(), 0.0))
         self._workers.clear()
 
     def idle(self) -> list[int]:
@@ -112,9 +116,11 @@ class LocalLauncher:
             target=_run_worker,
             args=(theirs, str(self._log(index)), dict(self._placements[index]), self._threads),
             name=f"tuner-worker-{index}",
-            daemon=True,
+            # Not a daemon, because daemons may not have children and loaders have workers; it leaves with its pipe.
+            daemon=False,
         )
-        process.start()
+        with _without_interrupts():
+            process.start()
         theirs.close()
         self._workers[index] = _Local(process, ours)
 
@@ -141,6 +147,19 @@ class _Local:
             self.process.kill()
             self.process.join()
         self.pipe.close()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits: while the server imports torch it would kill it, and it passes its mask on to the workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_worker(pipe: Connection, log: str, environment: Mapping[str, str], threads: int | None) -> None:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +25,7 @@ from tuner.errors import TunerError
 from tuner.launch.protocol import Ended, Halt, Leave, Measured, Ready, Refused, Reply, Train
 from tuner.training.process import quiet, settle
 from tuner.training.run import train
-from tuner.training.task import Answer, Measurement, Task
+from tuner.training.task import Answer, Measurement, Outcome, Result, Task
 
 #: A worker that a user's thread keeps alive is not waited for when its controller has gone.
 ORPHAN_EXIT = 70
@@ -40,8 +41,9 @@ def main(pipe: Connection, log: str, environment: Mapping[str, str], threads: in
         environment: variables that pin this worker to its devices.
         threads: torch threads, or None for torch's own choice.
     """
-    # Ctrl-C goes to the whole foreground group; the controller decides what it means.
+    # Ctrl-C goes to the whole foreground group; the controller decides what it means. It was blocked so far.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.update(environment)
     _redirect(Path(log))
     if threads is not None:
@@ -76,6 +78,10 @@ class _Worker:
             end: Ended | Refused = Ended(task.trial, train(task, report, self._halted.is_set))
         except TunerError as error:
             end = Refused(task.trial, str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours is told as such, not as a machine that died
+            text = traceback.format_exc()
+            reason = f"{type(error).__name__}: {error}"
+            end = Ended(task.trial, Result(Outcome.CRASHED, reason=reason, traceback=text))
         sys.stdout.flush()
         self._pipe.send(end)
 

@@ -266,6 +266,8 @@ def _moved(
             # Numbers below `step` say that it is drawn anew, and where: they are uniform again once divided by it.
             drawn = low[place] + anew[:, place] / step * (high[place] - low[place])
             moved[:, place] = np.where(anew[:, place] < step, drawn, units[:, place])
+    # Thrown back at an edge, not stopped there: many that end on the very edge would be one configuration.
+    moved = np.where(moved < low, 2 * low - moved, np.where(moved > high, 2 * high - moved, moved))
     return np.asarray(np.clip(moved, low, high))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import traceback
@@ -118,10 +119,13 @@ def _end_loader_workers(trainer: pl.Trainer) -> None:
     """Those that are left when a training ends within an epoch or a validation."""
     fit = trainer.fit_loop
     for loop in (fit, fit.epoch_loop.val_loop):
-        if loop._data_fetcher is not None:  # noqa: SLF001
-            loop._data_fetcher.teardown()  # noqa: SLF001
-        if loop._combined_loader is not None:  # noqa: SLF001
-            loop._combined_loader.reset()  # noqa: SLF001
+        # A loader that failed while it was being made cannot be taken down either; how it failed is told already.
+        with contextlib.suppress(Exception):
+            if loop._data_fetcher is not None:  # noqa: SLF001
+                loop._data_fetcher.teardown()  # noqa: SLF001
+        with contextlib.suppress(Exception):
+            if loop._combined_loader is not None:  # noqa: SLF001
+                loop._combined_loader.reset()  # noqa: SLF001
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -1,0 +1,118 @@
+"""What a configuration chooses of the search: the sampler, the pruner, and the plan of budgets and rungs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hydra.utils
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+
+from tuner.config.settings import Settings, StudySettings
+from tuner.errors import ConfigError, Problem
+from tuner.search.promotion import Plan, rungs_for
+from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler
+from tuner.search.seeded import SeededPerTrial
+from tuner.search.stages import Stage
+from tuner.space import Value
+
+#: Full trainings that a round bounded by time alone is taken to have; the default of search.budget.
+USUAL_BUDGET = 16
+
+
+def sampler_of(
+    settings: Settings,
+    study: StudySettings,
+    *,
+    defaults: Mapping[str, Value],
+    stages: Sequence[Stage],
+    on_stage: Callable[[Stage], None],
+) -> BaseSampler:
+    """The sampler that draws a round's configurations.
+
+    Raises:
+        ConfigError: `search.draws` names no sampler of Optuna, or one that cannot be built.
+    """
+    search, space, seed = settings.search, study.space, settings.seed
+    if isinstance(search.draws, Mapping):
+        return _foreign_sampler(dict(search.draws), seed)
+    if search.draws in ("random", "quasi_random"):
+        return ResultBlindSampler(search.draws, seed, space)
+    return CoarseToFineSampler(
+        seed,
+        space=space,
+        epochs=study.epochs,
+        coarse=search.coarse,
+        elites=search.elites,
+        screen=search.screen,
+        expand=search.expand,
+        tiered=search.draws == "tiered",
+        expected_draws=expected_draws(settings, study),
+        defaults=defaults,
+        stages=list(stages),
+        on_stage=on_stage,
+    )
+
+
+def pruner_of(settings: Settings) -> BasePruner:
+    """Optuna's pruner that each value is shown to; one that never stops a trial where tuner's own rule decides.
+
+    Raises:
+        ConfigError: `pruner` names no pruner of Optuna, or one that cannot be built.
+    """
+    rule = settings.pruner.rule
+    pruner: BasePruner = NopPruner() if isinstance(rule, str) else _built("pruner", dict(rule), BasePruner)
+    return pruner
+
+
+def plan_of(settings: Settings, study: StudySettings) -> Plan:
+    """Budgets and rungs of a round."""
+    search, pruner = settings.search, settings.pruner
+    rungs = rungs_for(study.epochs, pruner.first_rung, pruner.eta) if pruner.rule == "promote" else ()
+    epochs = None if search.budget is None else search.budget * study.epochs
+    return Plan(epochs=study.epochs, rungs=rungs, eta=pruner.eta, budget_epochs=epochs, trials=search.trials)
+
+
+def expected_draws(settings: Settings, study: StudySettings) -> int:
+    """Configurations that a round will draw: as many as its trials, or as its budget pays for."""
+    plan = plan_of(settings, study)
+    cost, share, before = 0.0, 1.0, 0
+    for epoch in (*plan.rungs, plan.epochs):
+        cost, share, before = cost + share * (epoch - before), share / plan.eta, epoch
+    options = [plan.trials] if plan.trials is not None else []
+    if plan.budget_epochs is not None:
+        options.append(max(1, round(plan.budget_epochs / cost)))
+    return min(options) if options else max(1, round(USUAL_BUDGET * plan.epochs / cost))
+
+
+def _foreign_sampler(node: dict[str, Any], seed: int) -> BaseSampler:
+    if not _takes_seed("search.draws", node):
+        sampler: BaseSampler = _built("search.draws", node, BaseSampler)
+        return sampler
+    own = int(node.pop("seed", seed))
+    return SeededPerTrial(lambda drawn: _built("search.draws", {**node, "seed": drawn}, BaseSampler), own)
+
+
+def _takes_seed(key: str, node: Mapping[str, Any]) -> bool:
+    try:
+        return "seed" in inspect.signature(hydra.utils.get_class(node["_target_"])).parameters
+    except Exception as error:  # noqa: BLE001 - whatever the import raises is a mistake in the configuration
+        raise _cannot_build(key, node, error) from None
+
+
+def _built(key: str, node: Mapping[str, Any], base: type[Any]) -> Any:
+    try:
+        made = hydra.utils.instantiate(node)
+    except Exception as error:  # noqa: BLE001 - whatever its class raises is a mistake in the configuration
+        raise _cannot_build(key, node, error) from None
+    if not isinstance(made, base):
+        rule = f"is an Optuna {base.__name__}"
+        raise ConfigError([Problem(key, rule, node["_target_"], "Name a class of that kind.")])
+    return made
+
+
+def _cannot_build(key: str, node: Mapping[str, Any], error: Exception) -> ConfigError:
+    cause = str(error.__cause__ or error).splitlines()[0]
+    return ConfigError([Problem(key, "can be built", node["_target_"], f"It says: {cause}")])
