@@ -14,13 +14,25 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def loaders(batch_size: int = 16) -> tuple[DataLoader, DataLoader]:
+def loaders(batch_size: int = 16, num_workers: int = 0, *, broken: bool = False) -> tuple[DataLoader, DataLoader]:
     """A line with noise: 64 points for training, 32 for validation."""
+    if broken:
+        return Broken(), Broken()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(96, 1, generator=generator)
     y = 2 * x - 1 + 0.01 * torch.randn(96, 1, generator=generator)
     train, val = TensorDataset(x[:64], y[:64]), TensorDataset(x[64:], y[64:])
-    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 32)
+    return DataLoader(train, batch_size, shuffle=True, num_workers=num_workers), DataLoader(val, 32)
+
+
+class Broken:
+    """A loader that fails when it is asked for its first batch."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        raise RuntimeError("no batch today")
 
 
 class Line(pl.LightningModule):

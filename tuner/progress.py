@@ -76,7 +76,7 @@ class Progress(Watcher):
             return  # the table counts them
         parts = [f"trial {number} {state}"]
         if value is not None:
-            epochs = advice.short(float(attributes.get("epochs", 0)))
+            epochs = readings[-1][0]
             parts.append(f"{self._objective.metric}={advice.short(value)} after {epochs} epochs")
         if self._best:
             parts.append(f"best {advice.short(self._best[1])} by {self._best[0]}")

@@ -23,7 +23,7 @@ from tuner.checkpoints import Checkpoints
 from tuner.config.settings import StudySettings
 from tuner.search.history import Entry, History, State
 from tuner.search.sampler import attribute_entry
-from tuner.store.ledger import Ledger
+from tuner.store.ledger import Ledger, is_foreign
 
 #: What each end of a trial is to Optuna.
 OPTUNA_STATES = {
@@ -46,6 +46,9 @@ def recovered(ledger: Ledger, study: StudySettings, checkpoints: Checkpoints) ->
     """
     history = History()
     for trial in list(ledger.trials):
+        if is_foreign(trial):
+            history.add(Entry(trial.number, {}, State.CRASHED, epochs=0))
+            continue
         point = study.space.to_unit(ledger.values(trial.number))
         entry = attribute_entry(trial, point, study.objective.cost(1.0))
         history.add(entry if trial.state.is_finished() else _put_right(entry, trial, ledger, study))

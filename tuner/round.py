@@ -10,9 +10,11 @@ from __future__ import annotations
 import collections
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
 
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
@@ -70,6 +72,9 @@ class Watcher:
 
     def tick(self, round_: Round) -> None:
         """The loop went round once."""
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
 
 
 class Round:
@@ -135,21 +140,31 @@ class Round:
             StudyError: the study cannot be trained as it is configured.
             RoundFailed: the user's code fails whatever the configuration.
         """
+        action = next_action(self.history, self.plan)
+        if self._is_out_of_time():
+            self.ending, self.reason = Ending.TIMEOUT, "the time is up"
+        elif isinstance(action, Finished):
+            self.reason = action.reason  # no worker has to start for that
+        else:
+            self._work()
+        self.ending = self.ending or Ending.FINISHED
+        if self.ending is Ending.FINISHED:
+            self._let_go()
+        return self.ending
+
+    def _work(self) -> None:
         with self._launcher:
             try:
                 while not self._ended:
                     self._employ()
-                    for worker, event in self._launcher.events(0.0 if self._ended else TICK_S):
-                        self._handle(worker, event)
+                    events = self._launcher.events(0.0 if self._ended else TICK_S)
+                    # Before anything is written: this process may have slept until its lease was another's.
                     self._look_at_the_clock()
+                    self._handle(events)
                     self._watcher.tick(self)
             except (ConfigError, StudyError, RoundFailed) as error:
                 self._abandon(error)
                 raise
-        self.ending = self.ending or Ending.FINISHED
-        if self.ending is not Ending.INTERRUPTED:
-            self._let_go()
-        return self.ending
 
     def interrupt(self) -> None:
         """Stop what runs and end the call; a second one kills the workers."""
@@ -184,7 +199,18 @@ class Round:
             elif isinstance(action, Wait):
                 return
 
-    def _handle(self, worker: int, event: Event) -> None:
+    def _handle(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Record what happened, all of it, and stop then if some of it says so."""
+        stop: TunerError | None = None
+        for worker, event in events:
+            try:
+                self._handle_one(worker, event)
+            except (ConfigError, StudyError, RoundFailed) as error:
+                stop = stop or error
+        if stop is not None:
+            raise stop
+
+    def _handle_one(self, worker: int, event: Event) -> None:
         if isinstance(event, Measured):
             self._measured(worker, event.trial, event.measurement, waits=event.waits)
         elif isinstance(event, Refused):
@@ -201,7 +227,7 @@ class Round:
     def _look_at_the_clock(self) -> None:
         self._keep_lease(self.seconds_used)
         now, search = self._clock(), self.settings.search
-        if self.ending is None and search.timeout_s is not None and self.seconds_used >= search.timeout_s:
+        if self.ending is None and self._is_out_of_time():
             self.ending = Ending.TIMEOUT
         for job in self._jobs.values():
             if self.ending is not None:
@@ -210,6 +236,10 @@ class Round:
                 self._stop(job, Why.TIMED_OUT)
             if job.kill_at is not None and now >= job.kill_at:
                 self._launcher.kill(job.worker)
+
+    def _is_out_of_time(self) -> bool:
+        limit = self.settings.search.timeout_s
+        return limit is not None and self.seconds_used >= limit
 
     def _stop(self, job: _Job, why: Why) -> None:
         if job.stopping is None:
@@ -224,6 +254,7 @@ class Round:
     def _draw(self, worker: int) -> None:
         drawn = self.ledger.draw()
         effective = self.study.space.effective(drawn.values)
+        config = self._config(drawn.number, effective)
         self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), self.plan.first_target)
         self.ledger.record(
             drawn.number,
@@ -233,7 +264,7 @@ class Round:
             target=self.plan.first_target,
             readings=[],
         )
-        self._train(worker, drawn.number, effective)
+        self._train(worker, drawn.number, config)
 
     def _resume(self, worker: int, action: Resume) -> None:
         number = action.number
@@ -241,19 +272,30 @@ class Round:
         self.ledger.note(
             number, worker=self._launcher.describe(worker), target=action.until, paused_at=None, outcome=None
         )
-        self._train(worker, number, self.study.space.effective(self.ledger.values(number)))
+        effective = self.study.space.effective(self.ledger.values(number))
+        self._train(worker, number, self._config(number, effective))
 
-    def _train(self, worker: int, number: int, effective: Mapping[str, Any]) -> None:
-        kept = self.ledger.trial(number).user_attrs.get("checkpoint") or {"epoch": 0, "validations": 0}
+    def _config(self, number: int, effective: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.study.nodes.plain(effective, self.study.space)
+        except (OmegaConfBaseException, TypeError, LookupError) as error:
+            raise StudyError(f"Trial {number} with {dict(effective)} has no configuration: {error}") from None
+
+    def _train(self, worker: int, number: int, config: Mapping[str, Any]) -> None:
+        kept = self.ledger.trial(number).user_attrs.get("checkpoint") or _NO_CHECKPOINT
         checkpoint = self._checkpoints.at(number, kept["epoch"])
         # Without its file a trial starts anew; what it read at a rung stays, because the search has acted on it.
         trained = kept["epoch"] if checkpoint else 0
+        if kept["epoch"] and not checkpoint:
+            self._watcher.note(
+                f"trial {number} starts anew: its checkpoint is not in {self._checkpoints.folder(number)}"
+            )
         self._validations[number] = kept["validations"] if checkpoint else 0
-        seconds = float(self.ledger.trial(number).user_attrs.get("seconds", 0.0))
+        seconds = float(kept["seconds"]) if checkpoint else 0.0
         self._jobs[number] = _Job(number, worker, self._clock(), seconds)
         task = Task(
             trial=number,
-            config=self.study.nodes.plain(effective, self.study.space),
+            config=config,
             metric=self.study.objective.metric,
             # Each trial its own, so that no configuration wins by a seed that suits all.
             seed=self.settings.seed + number,
@@ -277,7 +319,7 @@ class Round:
         if measurement.rung and self._answer_at_rung(number, measurement) is Answer.PAUSE:
             answer = Answer.PAUSE
         elif self._asks_optuna and self.ledger.should_prune(number):
-            self._jobs[number].stopping = Why.PRUNED
+            self._jobs[number].stopping, self._jobs[number].kill_at = Why.PRUNED, self._clock() + STOP_S
             answer = Answer.STOP
         if waits:
             self._launcher.reply(worker, answer)
@@ -305,11 +347,15 @@ class Round:
         self.ledger.note(number, readings=[[r.epoch, cost(r.value), r.order] for r in self.history[number].readings])
 
     def _trial_ended(self, job: _Job, result: Result) -> None:
-        number, facts = job.number, {"epochs": round(result.epoch, 3), "seconds": round(self._seconds(job), 3)}
+        number = job.number
+        # A trial that fails before it goes on has still had the epochs before its pause.
+        epochs = max(round(result.epoch, 3), self.history[number].last_epoch)
+        facts = {"epochs": epochs, "seconds": round(self._seconds(job), 3)}
         if result.outcome is Outcome.PAUSED:
             epoch = self.history[number].last_epoch
             self._checkpoints.keep(number, epoch, str(result.checkpoint))
-            self.ledger.note(number, **facts, checkpoint={"epoch": epoch, "validations": self._validations[number]})
+            kept = {"epoch": epoch, "validations": self._validations[number], "seconds": facts["seconds"]}
+            self.ledger.note(number, **facts, checkpoint=kept)
             self.ledger.note(number, paused_at=epoch)
             self._checkpoints.drop(number, before=epoch)
             self.history.paused(number)
@@ -335,8 +381,7 @@ class Round:
             limit = self.settings.search.trial_timeout_s
             self._close(job.number, State.TIMED_OUT, {**facts, "reason": f"search.trial_timeout={limit:g} s"})
         else:
-            # What it trained since its last checkpoint is trained again, so only the time is kept.
-            self._interrupted(job.number, seconds=facts["seconds"])
+            self._interrupted(job.number)  # what it trained since its last checkpoint is trained again
 
     def _interrupted(self, number: int, **facts: Any) -> None:
         self.history.interrupted(number)
@@ -393,18 +438,23 @@ class Round:
         self.ledger.tell(number, OPTUNA_STATES[state], value, outcome=str(state), **attributes)
 
     def _abandon(self, error: TunerError) -> None:
-        """End what trains: the round cannot go on, and its next call may never come."""
+        """Let go of what trains. A missing objective is another configuration's to mend; else the next call goes on."""
         reason = f"the round stopped: {str(error).splitlines()[0]}"
         for number in self._jobs:
-            self._record_end(number, State.CRASHED, {"reason": reason})
+            if isinstance(error, ConfigError):
+                self._record_end(number, State.CRASHED, {"reason": reason})
+            else:
+                self._interrupted(number, reason=reason)
 
     def _let_go(self) -> None:
-        """End the trials that this round will not take up any more."""
+        """End the trials that are not taken up any more; a round that is out of time keeps them for a longer one."""
         for number in self.history.numbers(State.PAUSED):
             reason = f"not among the best at epoch {self.history[number].last_epoch}"
             self._record_end(number, State.PRUNED, {"paused_at": None, "reason": reason})
-        for number in self.history.numbers(State.INTERRUPTED):
-            self._record_end(number, State.PRUNED, {"reason": "the round's time was up"})
+
+
+#: What `checkpoint` says of a trial that has none.
+_NO_CHECKPOINT: Mapping[str, Any] = {"epoch": 0, "validations": 0, "seconds": 0.0}
 
 
 def _place(traceback: str) -> str:

@@ -69,7 +69,7 @@ def test_the_readmes_main_command_from_the_search_to_the_champions_yaml(tmp_path
     )
     assert pasted.returncode == 0, pasted.stderr
     own = trials(tmp_path, "digits-2")[0].user_attrs["hyperparameters"]
-    assert own == pytest.approx({key: value for key, value in document["params"].items() if key in own})
+    assert own == document["params"]
 
     status = run("status", folder=tmp_path)
     assert "digits-1: finished" in status.stdout
@@ -129,6 +129,18 @@ def test_ctrl_c_stops_the_round_and_the_same_command_goes_on_from_there(tmp_path
     ended = run(*words, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert facts(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("after_s", [0.5, 1.5, 2.5, 3.5, 4.5])
+def test_ctrl_c_leaves_in_order_whenever_it_comes(tmp_path, after_s):
+    """While the configuration is read, the database made, torch imported, workers started, a trial trained."""
+    words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
+    process = start(*words, folder=tmp_path)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 130
 
 
 def test_kill_9_of_the_controller_loses_nothing_that_was_complete(tmp_path, undisturbed):

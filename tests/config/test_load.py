@@ -216,6 +216,12 @@ def test_installed_libraries_are_no_part_of_a_studys_code():
     assert list(code_of("studies.digits.MLP")) == ["studies.digits"]
 
 
+def test_a_users_file_stands_before_a_shipped_one_of_the_same_name(config_dir):
+    mine = STUDY.replace("name: mine", "name: digits").lstrip()
+    (config_dir / "study" / "digits.yaml").write_text(mine)
+    assert load(["study=digits"], config_dir=str(config_dir)).study.objective.metric == "val/loss"
+
+
 def test_every_choice_that_is_shipped_composes():
     for group in ("search", "pruner", "launcher", "store", "trainer"):
         for choice in choices(group, [shipped_folder()]):

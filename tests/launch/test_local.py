@@ -16,10 +16,10 @@ from tuner.training.task import Answer, Outcome, Task
 assert Line  # the workers import it by name
 
 
-def task(folder, *, trial=0, mode="good", **changes):
+def task(folder, *, trial=0, mode="good", data=None, **changes):
     config = {
         "module": {"_target_": "faulty.Line", "mode": mode, "marks": str(folder)},
-        "data": {"_target_": "faulty.loaders"},
+        "data": {"_target_": "faulty.loaders", **(data or {})},
         "trainer": {"max_epochs": 3, "accelerator": "cpu"},
         "optimizer": None,
         "schedule": None,
@@ -72,6 +72,19 @@ def test_a_trial_paused_by_one_worker_goes_on_in_another(tmp_path):
         second = until(launcher, Ended)
     parts = [event.measurement.value for _, event in first + second if isinstance(event, Measured)]
     assert parts == whole
+
+
+def test_a_loader_may_have_workers_of_its_own(launcher, tmp_path):
+    launcher.train(0, task(tmp_path, data={"num_workers": 1}))
+    assert until(launcher, Ended)[-1][1].result.outcome is Outcome.COMPLETE
+
+
+def test_a_loader_that_fails_is_a_crash_with_its_own_traceback(launcher, tmp_path):
+    launcher.train(0, task(tmp_path, data={"broken": True}))
+    result = until(launcher, Ended)[-1][1].result
+    assert result.outcome is Outcome.CRASHED
+    assert result.reason == "RuntimeError: no batch today"
+    assert "in __iter__" in result.traceback
 
 
 def test_a_halt_stops_a_training_between_two_batches(launcher, tmp_path):

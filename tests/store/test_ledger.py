@@ -107,12 +107,40 @@ def test_an_optuna_pruner_compares_validations_of_trials_with_other_batch_sizes(
     assert ledger.should_prune(1)
 
 
+FOREIGN = {"params": {"lr": 7.0}, "distributions": {"lr": optuna.distributions.FloatDistribution(1e-4, 10, log=True)}}
+
+
+def add(database, **fields):
+    study_id = database.storage.get_study_id_from_name("line-1")
+    database.storage.create_new_trial(study_id, optuna.trial.create_trial(**fields))
+
+
 def test_a_value_outside_the_space_is_not_used(opened, database):
-    ledger = opened()
-    foreign = optuna.trial.create_trial(
-        params={"lr": 7.0}, distributions={"lr": optuna.distributions.FloatDistribution(1e-4, 10, log=True)}, value=0.0
-    )
-    database.storage.create_new_trial(database.storage.get_study_id_from_name("line-1"), foreign)
-    assert len(ledger) == 0
+    opened()
+    add(database, **FOREIGN, value=0.0, user_attrs={"readings": [[4, 0.0, 0]]})
     with pytest.raises(StoreError, match=r"Trial 0 .* lr=7\.0, which is not in the space"):
         opened().values(0)
+
+
+def test_a_trial_that_something_else_added_holds_its_number_and_no_more(opened, database):
+    opened()
+    add(database, **FOREIGN, value=0.0)
+    ledger = opened()
+    assert (len(ledger), ledger.trial(0).params, ledger.trial(0).state) == (1, {}, TrialState.FAIL)
+    assert ledger.draw().number == 1
+
+
+def test_a_trial_added_while_a_round_runs_is_not_taken_for_the_rounds_own(opened, database):
+    ledger = opened()
+    ledger.draw()
+    add(database, **FOREIGN, value=0.0)
+    with pytest.raises(StoreError, match="trial 0 has become trial 1"):
+        ledger.record(0)
+
+
+def test_an_optuna_study_of_the_same_name_is_left_alone(opened, database):
+    optuna.create_study(study_name="line-1", storage=database.storage, direction="minimize").add_trial(
+        optuna.trial.create_trial(value=1.0)
+    )
+    with pytest.raises(StoreError, match="an Optuna study line-1 that tuner did not make"):
+        opened()

@@ -38,8 +38,9 @@ def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
         if stages.get(name, {}).get("elites"):
             elites = ", ".join(map(str, stages[name]["elites"]))
             report.put(f"    elites {elites}; box {advice.spans(stages[name]['ranges'])}")
+    doing = "trains on" if _doing(record).startswith("run by") else "was left by"
     for training in seen.training:
-        report.put(f"  trial {training.number} ({training.stage}) on {training.worker}")
+        report.put(f"  trial {training.number} ({training.stage}) {doing} {training.worker}")
     champion = rounds.champion(record)
     if champion is not None:
         report.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")

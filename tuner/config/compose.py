@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -42,7 +44,7 @@ def compose_config(overrides: Sequence[str], config_dir: str | None) -> DictConf
     Raises:
         ConfigError: a file, group, key or value that the configuration does not have.
     """
-    folders = [shipped_folder()]
+    folders = [shipped_folder()]  # the user's own folder comes first: its files stand before the shipped ones
     if config_dir is not None:
         folder = Path(config_dir).expanduser().absolute()
         if not folder.is_dir():
@@ -56,16 +58,13 @@ def compose_config(overrides: Sequence[str], config_dir: str | None) -> DictConf
                     )
                 ]
             )
-        folders.append(folder)
+        folders.insert(0, folder)
     parsed = _parse(overrides)
     problems = [problem for override in parsed if (problem := _group_problem(override, folders))]
     if problems:
         raise ConfigError(problems)
-    searchpath = (
-        [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders[1:])}]"] if folders[1:] else []
-    )
     grouped = [_line(override) for override in parsed if _is_group(override)]
-    base = OmegaConf.to_container(_compose([*searchpath, *grouped], folders))
+    base = OmegaConf.to_container(_compose(grouped, folders))
     lines: list[str] = []
     for override in parsed:
         if _is_group(override):
@@ -76,11 +75,7 @@ def compose_config(overrides: Sequence[str], config_dir: str | None) -> DictConf
             problems.append(problem)
     if problems:
         raise ConfigError(problems)
-    return _compose([*searchpath, *grouped, *lines], folders)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
+    return _compose([*grouped, *lines], folders)
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -148,7 +143,7 @@ def _checked(override: Override, base: Any) -> tuple[str, Problem | None]:
                 return f"++{line}", None
             # Nodes of the user's objects take any argument that their class has, which only the class knows.
             add = f" Write +{line} to add it." if parts[0] in ROOTS and parts[0] != "trainer" and depth else ""
-            remedy = did_you_mean(part, {*known, *allowed}) + add
+            remedy = did_you_mean(part, {*known, *allowed, *(GROUPS if not depth else ())}) + add
             return line, Problem(key, f"is a key of {place or 'the configuration'}", part, remedy)
         node = node[part] if isinstance(node, Mapping) else node[int(part)]
     return line, None
@@ -157,8 +152,14 @@ def _checked(override: Override, base: Any) -> tuple[str, Problem | None]:
 def _compose(overrides: list[str], folders: Sequence[Path]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(folders[0]), version_base="1.3", job_name="tuner"):
-            return compose("config", overrides=overrides)
+        # Hydra's public calls take one folder that has to hold config.yaml, and put others behind it; the user's
+        # files have to stand before the shipped ones.
+        path = create_config_search_path(f"file://{folders[-1]}")
+        for folder in folders[:-1]:
+            path.prepend("user", f"file://{folder}", anchor="main")
+        version.setbase("1.3")
+        Hydra.create_main_hydra2("tuner", path)
+        return compose("config", overrides=overrides)
     except HydraException as error:
         raise ConfigError([_as_problem(error)]) from None
     except OmegaConfBaseException as error:

@@ -36,10 +36,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     parts["pruner"] = config["pruner"]
     parts["seed"] = config["seed"]
     flat = {key: value for key, value in _flat("", parts) if _is_essential(key)}
-    for name in ("module", "data"):
-        target = config[name].get("_target_") if isinstance(config[name], Mapping) else None
-        if target:
-            flat.update({f"{CODE}.{module}": digest for module, digest in code_of(target).items()})
+    for target in sorted({value for key, value in flat.items() if key.endswith("_target_") and isinstance(value, str)}):
+        flat.update({f"{CODE}.{module}": found for module, found in code_of(target).items()})
     return flat
 
 
@@ -82,4 +80,5 @@ def _flat(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_essential(key: str) -> bool:
-    return key.rpartition(".")[2] not in UNESSENTIAL and not key.startswith(UNESSENTIAL_NODES)
+    shows = key.startswith(("data.", "trainer.")) and key.rpartition(".")[2] in UNESSENTIAL
+    return not shows and not key.startswith(UNESSENTIAL_NODES)

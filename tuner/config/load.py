@@ -28,6 +28,7 @@ from tuner.config.space import read_space
 from tuner.errors import ConfigError, Problem, did_you_mean
 
 DRAWS = ("coarse_to_fine", "tiered", "random", "quasi_random")
+LAST_PORT = 65535
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -94,7 +95,7 @@ class _Reader:
                 self.optional_whole("launcher.workers", 1), self.whole("launcher.max_retries", 0)
             ),
             store=store,
-            dashboard=DashboardSettings(self.text("dashboard.host"), self.whole("dashboard.port", 0)),
+            dashboard=DashboardSettings(self.text("dashboard.host"), self.port()),
             seed=seed,
             identity=identity(self.plain) if study and not self.problems else {},
         )
@@ -280,6 +281,17 @@ class _Reader:
             return ""
         return value
 
+    def port(self) -> int:
+        port = self.whole("dashboard.port")
+        if port > LAST_PORT:
+            self.wrong(
+                "dashboard.port",
+                f"is a port, at most {LAST_PORT}",
+                port,
+                "Write dashboard.port=8080, or 0 for any free one.",
+            )
+        return port
+
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.at(key)
         if value is None:
@@ -302,9 +314,7 @@ class _Reader:
 
     def checked_whole(self, key: str, value: Any, at_least: int) -> int | None:
         if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            self.wrong(
-                key, f"is a whole number of at least {at_least}", value, f"Write {key}={max(at_least, 1)} or more."
-            )
+            self.wrong(key, f"is a whole number of at least {at_least}", value, f"Write {key}={at_least} or more.")
             return None
         return value
 

@@ -22,6 +22,8 @@ from tuner.store.tables import Base
 #: The newest revision in migrations/versions; a test compares it with what Alembic finds there.
 SCHEMA = "0001"
 VERSION_TABLE = "tuner_alembic_version"
+#: Number of the advisory lock under which the schema is made on PostgreSQL; any constant of ours.
+SCHEMA_LOCK = 0x74756E6572
 #: Seconds that a writer waits for another one's lock on SQLite.
 BUSY_S = 60
 
@@ -96,6 +98,8 @@ class Database:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         with self._alone():
+            if _is_current(self.engine):
+                return  # another process has just made it
             storage = self._optuna(create=True)
             storage.remove_session()
             storage.engine.dispose()
@@ -111,6 +115,13 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             with filelock.FileLock(f"{Path(self.url.database or '').absolute()}.lock", timeout=BUSY_S):
                 yield
+        elif self.url.get_backend_name() == "postgresql":
+            with self.engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(SCHEMA_LOCK)))
+                try:
+                    yield
+                finally:
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(SCHEMA_LOCK)))
         else:
             yield
 

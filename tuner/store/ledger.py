@@ -14,7 +14,7 @@ What a trial carries besides Optuna's own fields, as user attributes:
 | readings | [[epoch, value, order], …]: the values that the search compares |
 | target | epoch that it trains to |
 | paused_at | epoch at which it waits; null while it trains |
-| checkpoint | {epoch, validations} of the checkpoint that it can go on from |
+| checkpoint | {epoch, validations, seconds} of the checkpoint that it can go on from |
 | outcome | how it ended, or `interrupted` while it waits to be taken up again |
 | reason, traceback | of an outcome that is not complete |
 | epochs, seconds | trained in all |
@@ -36,12 +36,15 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from tuner import __version__
 from tuner.errors import StoreError
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
 from tuner.space import Space, Value
 
 #: Optuna's key of a study's metric names, which its plots and the dashboard show.
 METRIC_NAMES = "study:metric_names"
+#: tuner's key of a study that is a round; its value is the version that made it.
+MARK = "tuner"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Ledger:
         self._memory_ids: list[int] = []
         for trial in sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda one: one.number):
             self._ids.append(trial._trial_id)  # noqa: SLF001 - Optuna's storages are keyed by it
-            self._memory_ids.append(self._memory.create_new_trial(self._memory_study_id, _by_validation(trial)))
+            self._memory_ids.append(self._memory.create_new_trial(self._memory_study_id, _as_remembered(trial)))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -120,7 +123,14 @@ class Ledger:
             user_attrs=drawn.user_attrs,
             system_attrs=drawn.system_attrs,
         )
-        self._ids.append(self._storage.create_new_trial(self._study_id, template))
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        there = self._storage.get_trial_number_from_id(trial_id)
+        if there != number:
+            raise StoreError(
+                f"Something else adds trials to this round: trial {number} has become trial {there}. "
+                "See that nothing does, and call again."
+            )
+        self._ids.append(trial_id)
 
     def measure(self, number: int, step: int, validation: int, value: float) -> None:
         """Write one value of a trial's curve; a value at the same step replaces the one before.
@@ -186,20 +196,40 @@ def _contains(asked: BaseDistribution, stored: Value) -> bool:
         return False
 
 
-def _by_validation(trial: FrozenTrial) -> FrozenTrial:
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Whether something else than a round has put this trial into the study: the dashboard, or a script."""
+    return "readings" not in trial.user_attrs
+
+
+def _as_remembered(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as it is kept in memory: its curve by validation; one of a stranger holds its number and no more."""
+    if is_foreign(trial):
+        return create_trial(state=TrialState.FAIL)
     changed = copy.copy(trial)
     changed.intermediate_values = dict(enumerate((value for _, value in sorted(trial.intermediate_values.items())), 1))
     return changed
 
 
 def _study_id(storage: RDBStorage, name: str, metric: str, direction: str) -> int:
+    """The round's Optuna study; a study of that name which tuner did not make is left alone."""
+    wanted = StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE
     try:
-        study_id: int = storage.create_new_study(
-            [StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE], name
-        )
-        storage.set_study_system_attr(study_id, METRIC_NAMES, [metric])
+        study_id: int = storage.create_new_study([wanted], name)
     except DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(name)
+        ours = METRIC_NAMES in storage.get_study_system_attrs(study_id) and MARK in storage.get_study_user_attrs(
+            study_id
+        )
+        if ours:
+            return study_id
+        # A round that was cut off while it was made has no trials yet.
+        if storage.get_n_trials(study_id) or storage.get_study_directions(study_id) != [wanted]:
+            raise StoreError(
+                f"The database has an Optuna study {name} that tuner did not make. Give the study another name, or "
+                "name another store.url."
+            ) from None
+    storage.set_study_system_attr(study_id, METRIC_NAMES, [metric])
+    storage.set_study_user_attr(study_id, MARK, __version__)
     return study_id
 
 
