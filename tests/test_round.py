@@ -12,9 +12,11 @@ from rounds import facts, outcomes, trials, tune, write_study
 
 from tuner.cli import main
 from tuner.progress import Progress
+from tuner.round import Round
 from tuner.search.history import State
 from tuner.store.database import Database
 from tuner.store.overview import overview
+from tuner.store.rounds import Rounds
 
 
 def test_a_round_pauses_promotes_and_crowns_the_best(workdir, capsys):
@@ -67,20 +69,28 @@ def test_the_budget_of_epochs_is_kept(workdir, budget):
     assert "complete" in outcomes(workdir)
 
 
-def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir):
-    words = ["search.trials=6", "module.pause_s=0.03"]
-    tune(workdir, *words, "search.timeout=2")
-    before = trials(workdir)
-    assert 0 < len(before) < 6, "the time is up before the round is"
-    trained = (workdir / "epochs.txt").read_text()
-    tune(workdir, *words, "search.timeout=2")
-    assert (workdir / "epochs.txt").read_text() == trained, "the time is up, and no worker starts"
-    assert tune(workdir, *words, "search.timeout=null") == 0
+def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir, monkeypatch):
+    """The time is up in the middle of the third trial, whatever the machine's speed."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Round, "_is_out_of_time", lambda self: len(self.history) >= 3)
+        assert tune(workdir, "search.trials=6", "module.pause_s=0.02") == 1
+        assert outcomes(workdir)[2] == "interrupted"
+        trained = (workdir / "epochs.txt").read_text()
+        assert tune(workdir, "search.trials=6", "search.timeout=9", "module.pause_s=0.02") == 1
+        assert (workdir / "epochs.txt").read_text() == trained, "no worker starts for nothing"
+    assert tune(workdir, "search.trials=6", "module.pause_s=0.02") == 0
     assert {trial.state.name for trial in trials(workdir)} == {"COMPLETE", "PRUNED"}
-    tune_all = facts(workdir)
+    limited = facts(workdir)
     (workdir / "runs").rename(workdir / "runs before")
-    tune(workdir, *words)
-    assert facts(workdir) == tune_all, "as if there had been no limit"
+    tune(workdir, "search.trials=6", "module.pause_s=0.02")
+    assert facts(workdir) == limited, "as if there had been no limit"
+
+
+def test_the_time_that_a_call_took_is_kept_for_the_next_one(workdir, capsys):
+    assert tune(workdir, "search.trials=null", "search.timeout=0.01") == 1
+    assert "out of time, 0 trials" in capsys.readouterr().out
+    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+        assert Rounds(database).all()[0].seconds_used >= 0.01
 
 
 # (mode, exit code, outcome of every trial, state in Optuna, part of its reason)

@@ -79,7 +79,7 @@ def summary(record: RoundRecord, ledger: Ledger, stages: Sequence[Stage], round_
 
 
 def _outcomes(ledger: Ledger) -> str:
-    return counted(collections.Counter(outcome_of(trial.user_attrs) for trial in ledger.trials))
+    return counted(collections.Counter(outcome_of(trial.user_attrs) for trial in ledger.trials if trial.user_attrs))
 
 
 def outcome_of(attributes: dict[str, Any]) -> str:
