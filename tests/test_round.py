@@ -136,6 +136,24 @@ def test_an_objective_that_is_never_logged_is_found_by_the_first_trial(workdir, 
     assert "Did you mean val/loss?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("+module.hiden=3", ["faulty.Line", "unexpected keyword argument 'hiden'"]),
+        ("trainer.accelerator=gpu", ["trainer", "No supported gpu backend found"]),
+        ("+trainer.gradient_clip_algorithm=nonsense", ["trainer", "nonsense"]),
+        ("data=null", ["train_dataloader"]),
+    ],
+)
+def test_what_the_users_classes_and_lightning_refuse_is_told_by_the_first_trial(workdir, capsys, override, named):
+    code = tune(workdir, override, "search.trials=1")
+    told = capsys.readouterr().err
+    assert all(part in told for part in named), told
+    if override != "data=null":
+        assert code == 2
+        assert "Traceback" not in told
+
+
 def test_a_trial_whose_worker_is_killed_goes_on_with_another(workdir):
     assert tune(workdir, "module.mode='killed once'", "search.trials=2") == 0
     first = trials(workdir)[0]

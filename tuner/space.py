@@ -115,16 +115,16 @@ class OneMinusPow10:
     size: int | None = field(default=None, init=False)
     ordered: bool = field(default=True, init=False)
 
-    def complement(self) -> LogUniform:
+    def of_complement(self) -> LogUniform:
         """The scale of 1 − value, which is log-uniform and is what Optuna stores."""
-        limit = (_complement(self.limit[1]), _complement(self.limit[0])) if self.limit else None
-        return LogUniform(_complement(self.high), _complement(self.low), limit)
+        limit = (complement(self.limit[1]), complement(self.limit[0])) if self.limit else None
+        return LogUniform(complement(self.high), complement(self.low), limit)
 
     def to_unit(self, value: Value) -> float:
-        return 1.0 - self.complement().to_unit(_complement(value))
+        return 1.0 - self.of_complement().to_unit(complement(value))
 
     def from_unit(self, unit: float) -> float:
-        return _complement(self.complement().from_unit(1.0 - unit))
+        return complement(self.of_complement().from_unit(1.0 - unit))
 
     def contains(self, value: Value) -> bool:
         return _is_number(value) and self.low <= value <= self.high
@@ -134,7 +134,8 @@ class OneMinusPow10:
         return (self.to_unit(self.limit[0]), self.to_unit(self.limit[1])) if self.limit else (0.0, 1.0)
 
 
-def _complement(value: float) -> float:
+def complement(value: float) -> float:
+    """1 − value, as people would write it."""
     # 1 - 0.9 is 0.09999999999999998 in binary; twelve digits give back what was written.
     return float(f"{1.0 - value:.12g}")
 

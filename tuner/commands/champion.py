@@ -21,6 +21,10 @@ def champion(settings: Settings) -> int:
         TunerError: no round of the study has one.
     """
     study = report.needed(settings)
+    if not Database.is_there(settings.store.url):
+        raise TunerError(
+            f"{study.name} has no champion: there is no database at {settings.store.url} yet. Write: tuner study={study.name}"
+        )
     with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         record = rounds.of_identity(study.name, digest(settings.identity))

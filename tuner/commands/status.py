@@ -15,6 +15,9 @@ from tuner.store.rounds import Owner, RoundRecord, Rounds, RoundState
 def status(settings: Settings) -> int:
     """Print all rounds of the store, or those of one study."""
     name = settings.study.name if settings.study else None
+    if not Database.is_there(settings.store.url):
+        report.put(f"no rounds: there is no database at {settings.store.url} yet")
+        return 0
     with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         records = rounds.all(name)

@@ -126,9 +126,8 @@ class _Reader:
         if not isinstance(name, str) or not name or not name.replace("-", "_").replace("_", "a").isalnum():
             self.wrong("name", "is a name of letters, digits, - and _", name, "Write name: NAME into the study file.")
             name = "?"
-        for node in ("module", "data"):
-            self.check_target(node, required=True)
-        for node in ("optimizer", "schedule"):
+        self.check_target("module", required=True)
+        for node in ("data", "optimizer", "schedule"):  # a module may bring each of them itself
             self.check_target(node, required=False)
         self.check_trainer_targets()
         epochs = self.optional_whole("trainer.max_epochs", 1)

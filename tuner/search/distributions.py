@@ -19,7 +19,18 @@ from optuna.distributions import (
 )
 
 from tuner.search.stages import Dimension
-from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Scale, Uniform, Value
+from tuner.space import (
+    Categorical,
+    Int,
+    LogInt,
+    LogUniform,
+    OneMinusPow10,
+    Parameter,
+    Scale,
+    Uniform,
+    Value,
+    complement,
+)
 
 COMPLEMENT_PREFIX = "1-"
 
@@ -36,7 +47,7 @@ def distribution(parameter: Parameter, *, expand: bool = False) -> BaseDistribut
         parameter: the parameter.
         expand: whether the search may pass the declared range; then the distribution spans the parameter's limit.
     """
-    scale = parameter.scale.complement() if isinstance(parameter.scale, OneMinusPow10) else parameter.scale
+    scale = parameter.scale.of_complement() if isinstance(parameter.scale, OneMinusPow10) else parameter.scale
     if isinstance(scale, Categorical):
         return CategoricalDistribution(scale.choices)
     if isinstance(scale, Int):
@@ -54,17 +65,12 @@ def distribution(parameter: Parameter, *, expand: bool = False) -> BaseDistribut
 
 def to_optuna(parameter: Parameter, value: Value) -> Value:
     """What Optuna stores for a value."""
-    return _complement(value) if isinstance(parameter.scale, OneMinusPow10) else value
+    return complement(value) if isinstance(parameter.scale, OneMinusPow10) else value
 
 
 def from_optuna(parameter: Parameter, stored: Value) -> Value:
     """The value that Optuna stored."""
-    return _complement(stored) if isinstance(parameter.scale, OneMinusPow10) else stored
-
-
-def _complement(value: float) -> float:
-    # 1 - 0.9 is 0.09999999999999998 in binary; twelve digits give back what was written, as in `tuner.space`.
-    return float(f"{1.0 - value:.12g}")
+    return complement(stored) if isinstance(parameter.scale, OneMinusPow10) else stored
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,12 @@ class Database:
                 self._make_schema()
         self._storage: RDBStorage | None = None
 
+    @staticmethod
+    def is_there(url: str) -> bool:
+        """Whether there is anything to open; a server is taken to be there until it is asked."""
+        parsed = _parsed(url)
+        return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
     def close(self) -> None:
         """Give the connections back."""
         if self._storage is not None:

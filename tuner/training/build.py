@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import hydra.utils
 import lightning.pytorch as pl
+from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -99,7 +101,24 @@ def instantiate(node: Any, **overrides: Any) -> Any:
         return node  # as Hydra would answer, 2 ms sooner
     if isinstance(node, Mapping) and "_convert_" not in node:
         overrides["_convert_"] = "all"
-    return hydra.utils.instantiate(node, **overrides)
+    try:
+        return hydra.utils.instantiate(node, **overrides)
+    except InstantiationException as error:
+        if _is_refused_call(error.__cause__):
+            target = node.get("_target_") if isinstance(node, Mapping) else node
+            remedy = "Mend the keys beside its _target_, or give the class that argument."
+            raise ConfigError(
+                [Problem(str(target), "takes the arguments given", str(error.__cause__), remedy)]
+            ) from None
+        raise
+
+
+def _is_refused_call(error: BaseException | None) -> bool:
+    """Whether a call failed at its arguments, before anything of the user's code ran."""
+    if not isinstance(error, TypeError) or error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("hydra.")
 
 
 def _has_target(node: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tuner.errors import TunerError
@@ -87,7 +88,11 @@ class _Attempt:
         pl.seed_everything(self._task.seed, workers=True, verbose=False)
         parts = build(self._task)
         callbacks = [self._pause, *parts.callbacks, self._watch]
-        self._trainer = pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
+        try:
+            self._trainer = pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            text = f"Lightning's Trainer refuses what is under trainer: {error}"
+            raise TunerError(text) from None
         checkpoint = self._task.checkpoint
         self._trainer.fit(parts.module, **parts.fit, ckpt_path=checkpoint, weights_only=self._own.weights_only)
 
