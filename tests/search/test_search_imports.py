@@ -1,28 +1,11 @@
 """Reading a configuration must not wait for Optuna or for an optimiser."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import tuner.search
-
-ADAPTERS = {"__init__", "sampler", "pruner", "distributions"}
-MODULES = sorted(path.stem for path in Path(tuner.search.__file__).parent.glob("*.py"))
-ALLOWED = {"numpy", "scipy", "tuner", *sys.stdlib_module_names}
-
-
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in ADAPTERS])
-def test_the_rules_import_no_adapter_and_no_framework(module):
-    tree = ast.parse((Path(tuner.search.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
-    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    assert {name.split(".")[0] for name in names} <= ALLOWED
-    own = {name for name in names if name.startswith("tuner")}
-    assert all(name == "tuner.space" or name.startswith("tuner.search.") for name in own)
-    assert not own & {f"tuner.search.{adapter}" for adapter in ADAPTERS}
 
 
 def test_the_rules_are_imported_without_optuna_and_the_optimiser():
