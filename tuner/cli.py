@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,12 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
-
     try:
+        from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
+
         settings = load(overrides, config_dir=config_dir, needs_study=COMMANDS[command][1])
         module = importlib.import_module(f"tuner.commands.{command}")
-        return int(getattr(module, command)(settings))
+        code = int(getattr(module, command)(settings))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has enough of it, as `tuner status | head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConfigError as error:
         count = len(error.problems)
         sys.stderr.write(f"{count} problem{'' if count == 1 else 's'} in the configuration:\n")
@@ -47,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    else:
+        return code
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:

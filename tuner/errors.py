@@ -79,7 +79,7 @@ def neighbours(word: str, known: Iterable[str], count: int = 3) -> list[str]:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that names the neighbours of a misspelt word, or all there is when nothing is near."""
     names = sorted(known)
-    near = neighbours(word, names)
+    near = [name for name in names if name.startswith(f"{word}/")][:3] or neighbours(word, names)
     if near:
         return f"Did you mean {' or '.join(near)}?"
     return f"There is: {', '.join(names)}." if names else "Nothing is there."

@@ -77,7 +77,8 @@ class Progress(Watcher):
         parts = [f"trial {number} {state}"]
         if value is not None:
             epochs = readings[-1][0]
-            parts.append(f"{self._objective.metric}={advice.short(value)} after {epochs} epochs")
+            after = f"{epochs} epoch{'' if epochs == 1 else 's'}"
+            parts.append(f"{self._objective.metric}={advice.short(value)} after {after}")
         if self._best:
             parts.append(f"best {advice.short(self._best[1])} by {self._best[0]}")
         parts.append(advice.listed(attributes.get("hyperparameters", {})))

@@ -216,11 +216,7 @@ class Round:
         elif isinstance(event, Refused):
             raise StudyError(event.text)
         elif isinstance(event, Ended):
-            if event.result.outcome is Outcome.NO_OBJECTIVE or (
-                event.result.outcome is Outcome.COMPLETE and event.result.value is None
-            ):
-                raise ConfigError([self._no_objective(event.result)])
-            self._trial_ended(self._jobs.pop(event.trial), event.result)
+            self._trial_ended(self._jobs.pop(event.trial), self._with_value(event.trial, event.result))
         elif isinstance(event, Lost):
             self._lost(self._jobs.pop(event.trial), event.reason)
 
@@ -270,7 +266,12 @@ class Round:
         number = action.number
         self.history.resumed(number, action.until)
         self.ledger.note(
-            number, worker=self._launcher.describe(worker), target=action.until, paused_at=None, outcome=None
+            number,
+            worker=self._launcher.describe(worker),
+            target=action.until,
+            paused_at=None,
+            outcome=None,
+            reason=None,
         )
         effective = self.study.space.effective(self.ledger.values(number))
         self._train(worker, number, self._config(number, effective))
@@ -346,6 +347,21 @@ class Round:
         cost = self.study.objective.cost  # its own inverse
         self.ledger.note(number, readings=[[r.epoch, cost(r.value), r.order] for r in self.history[number].readings])
 
+    def _with_value(self, number: int, result: Result) -> Result:
+        """A training that ended without a value of its own has the last one of its earlier parts.
+
+        Raises:
+            ConfigError: it has none, and the module does not log the objective.
+        """
+        missing = result.outcome is Outcome.COMPLETE and result.value is None
+        if not missing and result.outcome is not Outcome.NO_OBJECTIVE:
+            return result
+        curve = self.ledger.trial(number).intermediate_values
+        if not curve:
+            self._record_end(number, State.CRASHED, {"reason": "the objective was not logged"})
+            raise ConfigError([self._no_objective(result)])
+        return replace(result, outcome=Outcome.COMPLETE, value=curve[max(curve)])
+
     def _trial_ended(self, job: _Job, result: Result) -> None:
         number = job.number
         # A trial that fails before it goes on has still had the epochs before its pause.
@@ -415,12 +431,9 @@ class Round:
 
     def _no_objective(self, result: Result) -> Problem:
         metric = self.study.objective.metric
-        logged = ", ".join(result.logged) or "nothing"
-        remedy = (
-            f"It logs: {logged}. {did_you_mean(metric, result.logged)}"
-            if result.logged
-            else "Log it with self.log(...) in validation_step."
-        )
+        logged = f"It logs: {', '.join(result.logged)}. " if result.logged else ""
+        near = did_you_mean(metric, result.logged) if result.logged else "Log it with self.log(...) in validation_step."
+        remedy = f"{logged}{near} If it does log it, no validation ran: see limit_val_batches, check_val_every_n_epoch and the loader's length."
         return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
 
     def _close(self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None) -> None:

@@ -128,9 +128,19 @@ def test_a_champions_overrides_give_its_nodes_when_pasted(loaded, schedule):
     assert loaded(*lines).study.nodes.plain() == study.nodes.plain(values, study.space)
 
 
+def test_any_pruner_of_optuna_is_taken_by_its_target(loaded):
+    settings = loaded("pruner._target_=optuna.pruners.PercentilePruner", "pruner.percentile=25.0")
+    assert settings.pruner.rule == {"_target_": "optuna.pruners.PercentilePruner", "percentile": 25.0}
+
+
+def test_a_label_stands_for_a_node_whose_tuned_values_differ(loaded):
+    study = loaded("module.schedule.gamma=0.7").study
+    assert study.nodes.own_value(study.space["schedule"], study.space) == "step"
+
+
 def test_the_studys_own_values_are_known_as_they_would_be_drawn(loaded):
     study = loaded().study
-    own = {parameter.name: study.nodes.own_value(parameter) for parameter in study.space}
+    own = {parameter.name: study.nodes.own_value(parameter, study.space) for parameter in study.space}
     assert own == {"lr": 0.1, "beta1": 0.9, "width": 8, "batch_size": 64, "schedule": "step", "gamma": 0.5}
     assert study.space.drawn(own)["lr"] == 0.05, "0.1 at batch size 64 is 0.05 at the reference of 32"
 

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
+from tuner.errors import ConfigError, Problem
 from tuner.launch.devices import placements
 from tuner.launch.local import LocalLauncher
 from tuner.progress import Progress
@@ -127,6 +129,7 @@ class _Session:
             expand=settings.search.expand,
         )
         root = Path(settings.store.folder).absolute() / self._record.name
+        _make_folder(root)
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
         defaults, missing = _own_values(study)
@@ -225,7 +228,7 @@ def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
     own: dict[str, Value] = {}
     for parameter in study.space:
         with contextlib.suppress(LookupError):
-            own[parameter.name] = study.nodes.own_value(parameter)
+            own[parameter.name] = study.nodes.own_value(parameter, study.space)
     drawn = study.space.drawn(own)
     missing = []
     for parameter in study.space:
@@ -235,6 +238,16 @@ def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
             missing.append(f"{parameter.path}={own.get(parameter.name, '(none of the choices)')}")
             drawn.pop(parameter.name, None)
     return drawn, ", ".join(missing)
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        rule = "is a folder that can be written to"
+        remedy = f"{error.strerror}. Name another one."
+        raise ConfigError([Problem("store.folder", rule, str(root), remedy)]) from None
 
 
 @contextlib.contextmanager

@@ -139,7 +139,8 @@ def _checked(override: Override, base: Any) -> tuple[str, Problem | None]:
         if part not in known:
             place = ".".join(parts[:depth])
             allowed = ALLOWED.get(place, ALLOWED["space.*"] if depth == 2 and parts[0] == "space" else frozenset())
-            if part in allowed and not override.is_delete():
+            # Which keys a pruner has depends on its rule or class; they are checked when the whole is read.
+            if (part in allowed or place == "pruner") and not override.is_delete():
                 return f"++{line}", None
             # Nodes of the user's objects take any argument that their class has, which only the class knows.
             add = f" Write +{line} to add it." if parts[0] in ROOTS and parts[0] != "trainer" and depth else ""

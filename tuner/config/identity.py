@@ -31,7 +31,9 @@ CODE = "code"
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The essential part of a resolved configuration, flat: dotted key → plain value."""
-    parts = {key: config[key] for key in ("module", "data", "trainer", "optimizer", "schedule", "objective", "space")}
+    parts = {
+        key: config.get(key) for key in ("module", "data", "trainer", "optimizer", "schedule", "objective", "space")
+    }
     parts["search"] = {key: value for key, value in config["search"].items() if key not in BUDGETS}
     parts["pruner"] = config["pruner"]
     parts["seed"] = config["seed"]

@@ -29,6 +29,11 @@ from tuner.errors import ConfigError, Problem, did_you_mean
 
 DRAWS = ("coarse_to_fine", "tiered", "random", "quasi_random")
 LAST_PORT = 65535
+#: Arguments of the Trainer that are nodes, with an example of each.
+NODES = {
+    "callbacks": "[{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}]",
+    "logger": "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs}, true or false",
+}
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -76,7 +81,7 @@ class _Reader:
 
     def settings(self, *, needs_study: bool, known_studies: list[str]) -> Settings:
         self.check_keys()
-        has_study = any(self.plain[key] for key in ("name", "module", "data"))
+        has_study = any(self.plain.get(key) for key in ("name", "module", "data"))
         if needs_study and not has_study:
             self.wrong(
                 "study",
@@ -122,7 +127,7 @@ class _Reader:
     # -- sections -----------------------------------------------------------------------------------------------
 
     def study(self) -> StudySettings:
-        name = self.plain["name"]
+        name = self.plain.get("name")
         if not isinstance(name, str) or not name or not name.replace("-", "_").replace("_", "a").isalnum():
             self.wrong("name", "is a name of letters, digits, - and _", name, "Write name: NAME into the study file.")
             name = "?"
@@ -138,7 +143,7 @@ class _Reader:
                 None,
                 "Write trainer.max_epochs=10, or into the study file: trainer: {max_epochs: 10}.",
             )
-        space = read_space(self.plain["space"], self.config, self.problems)
+        space = read_space(self.plain.get("space"), self.config, self.problems)
         return StudySettings(name, self.objective(), space, epochs or 1, StudyNodes(self.config))
 
     def objective(self) -> Objective:
@@ -198,7 +203,7 @@ class _Reader:
         node = self.plain["pruner"]
         if "_target_" in node:
             self.check_target("pruner", required=True)
-            rule = {key: value for key, value in node.items() if key != "rule"}
+            rule = {key: value for key, value in node.items() if key not in PRUNER["promote"]}
             return PrunerSettings(str(node["_target_"]).rpartition(".")[2], rule)
         rule = node.get("rule")
         if rule not in PRUNER:
@@ -262,16 +267,24 @@ class _Reader:
         for key in ("callbacks", "logger", "profiler", "strategy", "plugins"):
             for inner, nested in _nested_targets(f"trainer.{key}", self.at(f"trainer.{key}")):
                 self.check_importable(inner, nested)
-        callbacks = self.at("trainer.callbacks")
-        nodes = callbacks.values() if isinstance(callbacks, Mapping) and "_target_" not in callbacks else callbacks
-        for node in nodes if isinstance(nodes, list) else list(nodes or []):
-            if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
-                self.wrong(
-                    "trainer.callbacks",
-                    "is a list or mapping of nodes with _target_",
-                    node,
-                    "Write for example [{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}].",
-                )
+        for key, example in NODES.items():
+            value = self.at(f"trainer.{key}")
+            if isinstance(value, Mapping) and "_target_" not in value:
+                value = list(value.values())
+            for node in value if isinstance(value, list) else [value]:
+                plain = node is None or (key == "logger" and isinstance(node, bool))
+                if not plain and not (isinstance(node, Mapping) and "_target_" in node):
+                    self.wrong(f"trainer.{key}", "has nodes with _target_", node, f"Write for example {example}.")
+        devices, nodes = self.at("trainer.devices"), self.at("trainer.num_nodes")
+        count = len(devices) if isinstance(devices, list) else devices
+        if count not in (None, 1, "1", "auto") or nodes not in (None, 1):
+            key = "trainer.devices" if nodes in (None, 1) else "trainer.num_nodes"
+            self.wrong(
+                key,
+                "is one device for each trial",
+                devices,
+                "Remove it; launcher.workers trains several trials at once.",
+            )
 
     def text(self, key: str) -> str:
         value = self.at(key)

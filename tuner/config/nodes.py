@@ -6,6 +6,7 @@ that is tuned.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Mapping
@@ -59,8 +60,10 @@ class StudyNodes:
                 lines += [f"~{parameter.path}", f"+{parameter.path}={_quoted(node)}"]
         return lines
 
-    def own_value(self, parameter: Parameter) -> Value:
+    def own_value(self, parameter: Parameter, space: Space) -> Value:
         """The study's own value of a parameter, a label for labelled choices.
+
+        A label stands for the study's node if they differ at most in what other parameters write into it.
 
         Raises:
             LookupError: the study has no such value: nothing at the path, or a node that no label stands for.
@@ -71,6 +74,12 @@ class StudyNodes:
         for label, node in parameter.nodes.items():
             config = copy.deepcopy(self._config)
             write(config, parameter.path, node)
+            for other in space:
+                if other.path.startswith(f"{parameter.path}."):
+                    with contextlib.suppress(LookupError):
+                        own = read(self._config, other.path)
+                        read(config, other.path)
+                        write(config, other.path, own)
             if read(config, parameter.path) == value:
                 return label
         raise LookupError(f"{parameter.path} is none of the labelled choices")

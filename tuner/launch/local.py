@@ -102,8 +102,8 @@ class LocalLauncher:
 
     def _bury(self, index: int, error: BaseException) -> str:
         worker = self._workers[index]
-        worker.end(LEAVE_S)
-        reason = _how(worker.process.exitcode, error)
+        left = worker.end(LEAVE_S)
+        reason = _how(worker.process.exitcode, error) if left else "stopped answering, and was killed"
         self._stillborn += not worker.ready
         if self._stillborn >= MOST_STILLBORN:
             raise RoundFailed(f"No worker comes up, the last one {reason}. See {self._log(index)} and the lines above.")
@@ -142,12 +142,15 @@ class _Local:
         with contextlib.suppress(OSError):
             self.pipe.send(message)
 
-    def end(self, patience_s: float) -> None:
+    def end(self, patience_s: float) -> bool:
+        """Wait for the process to leave, and kill it if it does not; whether it left by itself."""
         self.process.join(patience_s)
-        if self.process.is_alive():
+        left = not self.process.is_alive()
+        if not left:
             self.process.kill()
             self.process.join()
         self.pipe.close()
+        return left
 
 
 @contextlib.contextmanager
@@ -175,6 +178,6 @@ def _how(exitcode: int | None, error: BaseException) -> str:
         return f"its pipe closed ({type(error).__name__})"
     if exitcode < 0:
         name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else str(-exitcode)
-        hint = "; the system kills processes when memory runs out" if name == "SIGKILL" else ""
+        hint = ", perhaps by the system because memory ran out" if name == "SIGKILL" else ""
         return f"ended by {name}{hint}"
     return f"left with exit code {exitcode}"

@@ -8,6 +8,7 @@ the pipe's end ends this process at once, so that nothing trains for nobody.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import signal
@@ -44,6 +45,9 @@ def main(pipe: Connection, log: str, environment: Mapping[str, str], threads: in
     # Ctrl-C goes to the whole foreground group; the controller decides what it means. It was blocked so far.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # A worker of a loader is forked from here, as in a program of the user's own. The server's way of starting
+    # processes, which is inherited, would start another server in each trial.
+    multiprocessing.set_start_method(None, force=True)
     os.environ.update(environment)
     _redirect(Path(log))
     if threads is not None:
@@ -82,6 +86,8 @@ class _Worker:
             text = traceback.format_exc()
             reason = f"{type(error).__name__}: {error}"
             end = Ended(task.trial, Result(Outcome.CRASHED, reason=reason, traceback=text))
+        if isinstance(end, Ended) and end.result.traceback:
+            print(end.result.traceback)  # noqa: T201 - into the log, where its reader looks for it
         sys.stdout.flush()
         self._pipe.send(end)
 
