@@ -237,7 +237,7 @@ def test_words_that_need_no_study_do_not_import_torch(words, tmp_path):
     ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_password_and_traceback(tmp_path, url, named):
-    told = run("status", f"store.url='{url}'", folder=tmp_path)
+    told = run("study=digits", f"store.url='{url}'", folder=tmp_path)
     assert told.returncode == 2
     assert named in told.stderr
     assert "Traceback" not in told.stderr
