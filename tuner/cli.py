@@ -27,6 +27,8 @@ DEFAULT = "tune"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    # The controller's matrices are small: a second thread gains nothing and waits for cores that workers train on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command, config_dir, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     # As with `python -m`, so that the console script finds the modules of a study in the current folder.
     here = str(Path.cwd())

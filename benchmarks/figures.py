@@ -1,0 +1,156 @@
+"""What the benchmarks share: medians with their spread, the machine and the versions beside them, and tables.
+
+What is measured, and against what, is the business of each script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib.metadata
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("tuner", "optuna", "torch", "lightning", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one quantity, measured n times."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(tuple(values))
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    def quantile(self, share: float) -> float:
+        """The value below which this share of the values lies, interpolated."""
+        ordered = sorted(self.values)
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    def __str__(self) -> str:
+        """Median, with quartiles of many values and the range of a few."""
+        low, high = (0.25, 0.75) if len(self.values) >= 8 else (0.0, 1.0)
+        return (
+            f"{short(self.median)} ({short(self.quantile(low))} to {short(self.quantile(high))}, n={len(self.values)})"
+        )
+
+
+def short(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
+    """Rows below a header, aligned; with `markdown` as a table of a README."""
+    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def verdict(fact: str, target: str, *, met: bool) -> str:
+    return f"{'met' if met else 'MISSED'}: {fact}; target {target}"
+
+
+def machine() -> str:
+    """Processor, cores, and how busy it was."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{_processor()}, {cores} cores, {platform.system()}{load}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def versions() -> str:
+    known = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    return ", ".join([f"Python {platform.python_version()}", *known])
+
+
+def command() -> str:
+    return shlex.join(
+        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(a for a in sys.argv[1:] if a != "--markdown")]
+    )
+
+
+def heading(*, markdown: bool) -> str:
+    """Where, when and with what the figures were measured."""
+    facts = [
+        ("machine", machine()),
+        ("versions", versions()),
+        ("measured", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"),
+        ("command", f"`{command()}`" if markdown else command()),
+    ]
+    return "\n".join(f"{'- ' if markdown else ''}{name}: {value}" for name, value in facts)
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    made = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    quick = os.environ.get("QUICK", "0") not in ("", "0")
+    made.add_argument(
+        "--quick", action="store_true", default=quick, help="a smoke test of some seconds; QUICK=1 is the same"
+    )
+    made.add_argument("--markdown", action="store_true", help="print the tables as benchmarks/README.md has them")
+    return made
+
+
+def note(text: str) -> None:
+    """Progress, on standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def timed(commands: Sequence[Sequence[str]], folder: Path) -> tuple[float, list[str]]:
+    """Seconds until all of these commands of Python have ended, started together, and what each printed."""
+    began = time.perf_counter()
+    started = [
+        subprocess.Popen(
+            [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for words in commands
+    ]
+    said = [process.communicate() for process in started]
+    wall_s = time.perf_counter() - began
+    for process, (_, error) in zip(started, said, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(map(str, process.args))} failed:\n{error[-4000:]}")
+    return wall_s, [printed for printed, _ in said]
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tuner-benchmark-") as folder:
+        yield Path(folder)
