@@ -9,6 +9,7 @@ from tuner.search.sampler import ResultBlindSampler
 from tuner.space import Categorical, LogUniform, OneMinusPow10, Parameter, Space, Uniform
 from tuner.store.database import Database
 from tuner.store.ledger import Ledger
+from tuner.store.reading import trials_of
 
 SPACE = Space.of(
     [
@@ -67,6 +68,22 @@ def test_what_is_written_is_what_is_read_again(opened):
         assert again.trial(number).intermediate_values == {1: 0.5, 2: 0.25}, "by validation in memory"
         assert again.values(number) == ledger.values(number)
     assert again.trial(1).value == 0.25, "a pruned trial has its last value"
+
+
+def test_trials_are_read_as_optuna_reads_them(opened, database):
+    ledger = opened()
+    for number in range(7):
+        ledger.draw()
+        ledger.record(number, readings=[], stage="coarse")
+        for step in range(number):
+            ledger.measure(number, 10 * step, step, [0.5, float("inf"), float("nan"), -1e-300, 7.0, 0.1][step])
+    ledger.tell(3, TrialState.COMPLETE, 0.25)
+    ledger.tell(4, TrialState.PRUNED)
+    ledger.tell(5, TrialState.FAIL)
+    optuna.create_study(study_name="another", storage=database.storage).ask().suggest_float("x", 0, 1)
+    study_id = database.storage.get_study_id_from_name("line-1")
+    ours, theirs = list(trials_of(database.storage, study_id)), database.storage.get_all_trials(study_id)
+    assert [repr(trial) for trial in ours] == [repr(trial) for trial in theirs]
 
 
 def test_the_database_keeps_the_curve_by_optimizer_step(opened, database):

@@ -40,6 +40,7 @@ from tuner import __version__
 from tuner.errors import StoreError
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
 from tuner.space import Space, Value
+from tuner.store.reading import trials_of
 
 #: Optuna's key of a study's metric names, which its plots and the dashboard show.
 METRIC_NAMES = "study:metric_names"
@@ -69,12 +70,19 @@ class Ledger:
         self._memory_study_id = self._memory.get_study_id_from_name(name)
         self._ids: list[int] = []  # of the database, by number
         self._memory_ids: list[int] = []
-        for trial in sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda one: one.number):
+        for trial in trials_of(storage, self._study_id):
             self._ids.append(trial._trial_id)  # noqa: SLF001 - Optuna's storages are keyed by it
-            self._memory_ids.append(self._memory.create_new_trial(self._memory_study_id, _as_remembered(trial)))
+            self._memory_ids.append(self._remember(_as_remembered(trial)))
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def _remember(self, trial: FrozenTrial) -> int:
+        distributions, trial.distributions = trial.distributions, {}
+        memory_id = self._memory.create_new_trial(self._memory_study_id, trial)
+        # The storage copies all of a trial deeply; these are the same few objects in 10,000 of them.
+        self._memory.get_trial(memory_id).distributions = distributions
+        return memory_id
 
     def use(self, sampler: BaseSampler, pruner: optuna.pruners.BasePruner) -> None:
         self.study.sampler, self.study.pruner = sampler, pruner
