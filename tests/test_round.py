@@ -289,15 +289,15 @@ def test_with_expand_the_next_stage_goes_past_the_edge_and_never_past_the_limit(
 
 
 def test_a_database_that_breaks_in_the_middle_is_told_in_a_sentence(workdir, monkeypatch, capsys):
-    """As a full disk: the write of the third value fails in the driver."""
-    write, count = RDBStorage.set_trial_intermediate_value, itertools.count()
+    """As a full disk: a write in the middle of the round fails in the driver."""
+    write, count = RDBStorage.set_trial_state_values, itertools.count()
 
     def full(*args):
-        if next(count) == 2:
+        if next(count) == 1:
             raise StorageInternalError("…") from sqlite3.OperationalError("database or disk is full")
         write(*args)
 
-    monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", full)
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", full)
     assert tune(workdir, "search.trials=2") == 2
     told = capsys.readouterr().err
     assert "database or disk is full" in told

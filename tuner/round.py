@@ -12,6 +12,7 @@ import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
@@ -20,11 +21,11 @@ from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
 from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
-from tuner.recovery import OPTUNA_STATES
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
 from tuner.store.ledger import Ledger
 from tuner.training.task import Answer, Measurement, Outcome, Result, Task
+from tuner.trials import NO_CHECKPOINT, Trials
 
 #: Longest wait for the workers' next message; the lease, the time limits and the screen are looked after in between.
 TICK_S = 0.5
@@ -117,11 +118,14 @@ class Round:
         if settings.study is None:
             raise ValueError("a round needs a study")
         self.settings, self.study = settings, settings.study
-        self.ledger, self.history, self.plan = ledger, history, plan
-        self._launcher, self._checkpoints = launcher, checkpoints
+        self.history, self.plan = history, plan
+        self._launcher, self._ledger, self._checkpoints = launcher, ledger, checkpoints
         self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
         self._on_best = on_best
         self._watcher, self._clock = watcher or Watcher(), clock
+        self._trials = Trials(
+            ledger, history, checkpoints, cost=self.study.objective.cost, left=self._watcher.trial_left
+        )
         self._seconds_before, self._began = seconds_used, clock()
         self._jobs: dict[int, _Job] = {}  # by trial
         self._validations = collections.Counter[int]()
@@ -150,6 +154,7 @@ class Round:
         self.ending = self.ending or Ending.FINISHED
         if self.ending is Ending.FINISHED:
             self._let_go()
+        self._ledger.flush()
         return self.ending
 
     def _work(self) -> None:
@@ -157,11 +162,14 @@ class Round:
             try:
                 while not self._ended:
                     self._employ()
+                    # After the workers have been given work, which need not wait for a disk.
+                    self._ledger.flush(values=False)
                     events = self._launcher.events(0.0 if self._ended else TICK_S)
                     # Before anything is written: this process may have slept until its lease was another's.
                     self._look_at_the_clock()
                     self._handle(events)
                     self._watcher.tick(self)
+                self._ledger.flush()  # before workers are waited for that do not leave
             except (ConfigError, StudyError, RoundFailed) as error:
                 self._abandon(error)
                 raise
@@ -248,11 +256,13 @@ class Round:
     # -- starting -----------------------------------------------------------------------------------------------
 
     def _draw(self, worker: int) -> None:
-        drawn = self.ledger.draw()
+        drawn = self._ledger.draw()
         effective = self.study.space.effective(drawn.values)
         config = self._config(drawn.number, effective)
         self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), self.plan.first_target)
-        self.ledger.record(
+        # It trains while it is written down; what is not written when this process dies is drawn again.
+        self._train(worker, drawn.number, config)
+        self._ledger.record(
             drawn.number,
             stage=self._stage_of(drawn.number),
             hyperparameters=effective,
@@ -260,21 +270,12 @@ class Round:
             target=self.plan.first_target,
             readings=[],
         )
-        self._train(worker, drawn.number, config)
 
     def _resume(self, worker: int, action: Resume) -> None:
-        number = action.number
-        self.history.resumed(number, action.until)
-        self.ledger.note(
-            number,
-            worker=self._launcher.describe(worker),
-            target=action.until,
-            paused_at=None,
-            outcome=None,
-            reason=None,
-        )
-        effective = self.study.space.effective(self.ledger.values(number))
-        self._train(worker, number, self._config(number, effective))
+        effective = self.study.space.effective(self._ledger.values(action.number))
+        config = self._config(action.number, effective)
+        self._trials.resumed(action.number, action.until, worker=self._launcher.describe(worker))
+        self._train(worker, action.number, config)
 
     def _config(self, number: int, effective: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -283,7 +284,7 @@ class Round:
             raise StudyError(f"Trial {number} with {dict(effective)} has no configuration: {error}") from None
 
     def _train(self, worker: int, number: int, config: Mapping[str, Any]) -> None:
-        kept = self.ledger.trial(number).user_attrs.get("checkpoint") or _NO_CHECKPOINT
+        kept = self._trials.attributes(number).get("checkpoint") or NO_CHECKPOINT
         checkpoint = self._checkpoints.at(number, kept["epoch"])
         # Without its file a trial starts anew; what it read at a rung stays, because the search has acted on it.
         trained = kept["epoch"] if checkpoint else 0
@@ -315,11 +316,11 @@ class Round:
 
     def _measured(self, worker: int, number: int, measurement: Measurement, *, waits: bool) -> None:
         self._validations[number] += 1
-        self.ledger.measure(number, measurement.step, self._validations[number], measurement.value)
+        self._ledger.measure(number, measurement.step, self._validations[number], measurement.value)
         answer = Answer.GO_ON
         if measurement.rung and self._answer_at_rung(number, measurement) is Answer.PAUSE:
             answer = Answer.PAUSE
-        elif self._asks_optuna and self.ledger.should_prune(number):
+        elif self._asks_optuna and self._ledger.should_prune(number):
             self._jobs[number].stopping, self._jobs[number].kill_at = Why.PRUNED, self._clock() + STOP_S
             answer = Answer.STOP
         if waits:
@@ -328,7 +329,7 @@ class Round:
     def _answer_at_rung(self, number: int, measurement: Measurement) -> Answer:
         """Whether a trial goes straight on: if it were paused, would it be the one to take up?"""
         rung = max(rung for rung in self.plan.rungs if rung <= measurement.epoch + 1e-9)
-        self._read(number, rung, measurement.value)
+        self._trials.read(number, rung, measurement.value)
         if rung < self.history[number].target:
             return Answer.GO_ON  # decided before the trial was interrupted
         entry = self.history[number]
@@ -337,15 +338,10 @@ class Round:
         action = next_action(self.history, replace(self.plan, closing=closing, barrier_at=self._barrier()))
         if isinstance(action, Resume) and action.number == number:
             self.history.resumed(number, action.until)
-            self.ledger.note(number, target=action.until)
+            self._ledger.note(number, target=action.until)
             return Answer.GO_ON
         self.history.add(entry)  # it runs until its checkpoint is written
         return Answer.PAUSE
-
-    def _read(self, number: int, epoch: int, value: float) -> None:
-        self.history.read(number, epoch, self.study.objective.cost(value))
-        cost = self.study.objective.cost  # its own inverse
-        self.ledger.note(number, readings=[[r.epoch, cost(r.value), r.order] for r in self.history[number].readings])
 
     def _with_value(self, number: int, result: Result) -> Result:
         """A training that ended without a value of its own has the last one of its earlier parts.
@@ -356,9 +352,9 @@ class Round:
         missing = result.outcome is Outcome.COMPLETE and result.value is None
         if not missing and result.outcome is not Outcome.NO_OBJECTIVE:
             return result
-        curve = self.ledger.trial(number).intermediate_values
+        curve = self._ledger.trial(number).intermediate_values
         if not curve:
-            self._record_end(number, State.CRASHED, {"reason": "the objective was not logged"})
+            self._trials.close(number, State.CRASHED, reason="the objective was not logged")
             raise ConfigError([self._no_objective(result)])
         return replace(result, outcome=Outcome.COMPLETE, value=curve[max(curve)])
 
@@ -368,58 +364,48 @@ class Round:
         epochs = max(round(result.epoch, 3), self.history[number].last_epoch)
         facts = {"epochs": epochs, "seconds": round(self._seconds(job), 3)}
         if result.outcome is Outcome.PAUSED:
-            epoch = self.history[number].last_epoch
-            self._checkpoints.keep(number, epoch, str(result.checkpoint))
-            kept = {"epoch": epoch, "validations": self._validations[number], "seconds": facts["seconds"]}
-            self.ledger.note(number, **facts, checkpoint=kept)
-            self.ledger.note(number, paused_at=epoch)
-            self._checkpoints.drop(number, before=epoch)
-            self.history.paused(number)
-            self._watcher.trial_left(number, State.PAUSED, self.ledger.trial(number).user_attrs)
+            validations = self._validations[number]
+            self._trials.paused(number, Path(str(result.checkpoint)), validations=validations, **facts)
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
-            self._read(number, self.plan.epochs, result.value)
-            self._close(number, State.COMPLETE, facts, value=result.value)
+            self._trials.read(number, self.plan.epochs, result.value)
+            self._trials.ended(number, State.COMPLETE, value=result.value, **facts)
             if self.history.rank(number, self.plan.epochs) == 0:
+                self._ledger.flush()  # before another table names this trial
                 self._on_best()
         elif result.outcome is Outcome.STOPPED:
             self._stopped(job, facts)
         elif result.outcome is Outcome.DIVERGED:
-            self._close(number, State.DIVERGED, {**facts, "reason": result.reason})
+            self._trials.ended(number, State.DIVERGED, reason=result.reason, **facts)
         elif result.outcome is Outcome.OUT_OF_MEMORY:
-            self._close(number, State.INFEASIBLE, {**facts, "reason": result.reason})
+            self._trials.ended(number, State.INFEASIBLE, reason=result.reason, **facts)
         elif result.outcome is Outcome.CRASHED:
             self._crashed(number, result, facts)
 
     def _stopped(self, job: _Job, facts: Mapping[str, Any]) -> None:
         if job.stopping is Why.PRUNED:
-            self._close(job.number, State.PRUNED, {**facts, "reason": "stopped by the pruner"})
+            self._trials.ended(job.number, State.PRUNED, reason="stopped by the pruner", **facts)
         elif job.stopping is Why.TIMED_OUT:
             limit = self.settings.search.trial_timeout_s
-            self._close(job.number, State.TIMED_OUT, {**facts, "reason": f"search.trial_timeout={limit:g} s"})
+            self._trials.ended(job.number, State.TIMED_OUT, reason=f"search.trial_timeout={limit:g} s", **facts)
         else:
-            self._interrupted(job.number)  # what it trained since its last checkpoint is trained again
-
-    def _interrupted(self, number: int, **facts: Any) -> None:
-        self.history.interrupted(number)
-        self.ledger.note(number, outcome=str(State.INTERRUPTED), **facts)
-        self._watcher.trial_left(number, State.INTERRUPTED, self.ledger.trial(number).user_attrs)
+            self._trials.interrupted(job.number)  # what it trained since its last checkpoint is trained again
 
     def _lost(self, job: _Job, reason: str) -> None:
         if job.stopping is not None:
             self._stopped(job, {"seconds": round(self._seconds(job), 3)})
             return
-        retries = int(self.ledger.trial(job.number).user_attrs.get("retries", 0))
+        retries = int(self._trials.attributes(job.number).get("retries", 0))
         if retries < self.settings.launcher.max_retries:
-            self._interrupted(job.number, retries=retries + 1, reason=f"worker lost: {reason}")
+            self._trials.interrupted(job.number, retries=retries + 1, reason=f"worker lost: {reason}")
         else:
-            self._close(job.number, State.LOST, {"reason": f"{reason}, after {retries} retries"})
+            self._trials.ended(job.number, State.LOST, reason=f"{reason}, after {retries} retries")
             self._stop_if_hopeless(
                 "lost", f"The worker of each trial so far died: {reason}. See the logs in {self._checkpoints.root}."
             )
 
     def _crashed(self, number: int, result: Result, facts: Mapping[str, Any]) -> None:
         traceback = result.traceback[-TRACEBACK_CHARACTERS:]
-        self._close(number, State.CRASHED, {**facts, "reason": result.reason, "traceback": traceback})
+        self._trials.ended(number, State.CRASHED, reason=result.reason, traceback=traceback, **facts)
         self._stop_if_hopeless(_place(result.traceback), result.traceback)
 
     def _stop_if_hopeless(self, place: str, text: str) -> None:
@@ -436,38 +422,21 @@ class Round:
         remedy = f"{logged}{near} If it does log it, no validation ran: see limit_val_batches, check_val_every_n_epoch and the loader's length."
         return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
 
-    def _close(self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None) -> None:
-        """End a trial that has just left its worker."""
-        self._record_end(number, state, attributes, value=value)
-        self._watcher.trial_left(number, state, self.ledger.trial(number).user_attrs)
-
-    def _record_end(
-        self, number: int, state: State, attributes: Mapping[str, Any], *, value: float | None = None
-    ) -> None:
-        """End a trial for good: its files go first, its record last."""
-        self._checkpoints.drop(number)
-        epochs = attributes.get("epochs")
-        self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
-        self.ledger.tell(number, OPTUNA_STATES[state], value, outcome=str(state), **attributes)
-
     def _abandon(self, error: TunerError) -> None:
         """Let go of what trains. A missing objective is another configuration's to mend; else the next call goes on."""
         reason = f"the round stopped: {str(error).splitlines()[0]}"
         for number in self._jobs:
             if isinstance(error, ConfigError):
-                self._record_end(number, State.CRASHED, {"reason": reason})
+                self._trials.close(number, State.CRASHED, reason=reason)
             else:
-                self._interrupted(number, reason=reason)
+                self._trials.interrupted(number, reason=reason)
+        self._ledger.flush()
 
     def _let_go(self) -> None:
         """End the trials that are not taken up any more; a round that is out of time keeps them for a longer one."""
         for number in self.history.numbers(State.PAUSED):
             reason = f"not among the best at epoch {self.history[number].last_epoch}"
-            self._record_end(number, State.PRUNED, {"paused_at": None, "reason": reason})
-
-
-#: What `checkpoint` says of a trial that has none.
-_NO_CHECKPOINT: Mapping[str, Any] = {"epoch": 0, "validations": 0, "seconds": 0.0}
+            self._trials.close(number, State.PRUNED, paused_at=None, reason=reason)
 
 
 def _place(traceback: str) -> str:

@@ -61,6 +61,7 @@ def test_what_is_written_is_what_is_read_again(opened):
     ledger.tell(0, TrialState.COMPLETE, 0.25, outcome="complete")
     ledger.tell(1, TrialState.PRUNED, outcome="pruned")
     ledger.tell(2, TrialState.FAIL, outcome="crashed", traceback="…")
+    ledger.flush()
     again = opened()
     assert len(again) == 4
     for number in range(4):
@@ -80,6 +81,7 @@ def test_trials_are_read_as_optuna_reads_them(opened, database):
     ledger.tell(3, TrialState.COMPLETE, 0.25)
     ledger.tell(4, TrialState.PRUNED)
     ledger.tell(5, TrialState.FAIL)
+    ledger.flush()
     optuna.create_study(study_name="another", storage=database.storage).ask().suggest_float("x", 0, 1)
     study_id = database.storage.get_study_id_from_name("line-1")
     ours, theirs = list(trials_of(database.storage, study_id)), database.storage.get_all_trials(study_id)
@@ -92,6 +94,7 @@ def test_the_database_keeps_the_curve_by_optimizer_step(opened, database):
     ledger.record(0)
     ledger.measure(0, 170, 1, 0.5)
     ledger.measure(0, 170, 1, 0.4)
+    ledger.flush()
     study = optuna.load_study(study_name="line-1", storage=database.storage)
     assert study.trials[0].intermediate_values == {170: 0.4}
     assert study.metric_names == ["loss"]

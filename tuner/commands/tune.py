@@ -120,7 +120,7 @@ class _Session:
         """Open the trials, run the round, crown the champion."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         settings, study = self._settings, self._study
-        ledger = Ledger(
+        self._ledger = ledger = Ledger(
             self._database.storage,
             self._record.name,
             metric=study.objective.metric,
@@ -195,6 +195,7 @@ class _Session:
     def _on_stage(self, stage: Stage) -> None:
         self._stages.append(stage)
         # Values beside coordinates, for whoever reads the database without the space.
+        self._ledger.flush()  # what the stage follows from
         content = stage.to_dict() | {"ranges": advice.ranges(self._study.space, stage.box)}
         self._rounds.add_stage(self._record, stage.number, content, _now())
         self._progress.stage(stage)

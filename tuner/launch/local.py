@@ -38,7 +38,7 @@ class LocalLauncher:
         """
         self._placements, self._logs, self._threads = placements, logs, threads
         self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["tuner.launch.worker"])
+        self._context.set_forkserver_preload(["tuner.launch.preload"])
         self._workers: dict[int, _Local] = {}
         self._stillborn = 0
 

@@ -3,6 +3,8 @@
 The controller asks samplers and pruners against an in-memory Optuna study, and writes each trial to the database as
 one transaction when it is drawn. Optuna's own storage reads every unfinished trial again at each ask, and a round
 that pauses trials has thousands of them; it also pays a transaction per parameter. Numbers are the same in both.
+What happens to a trial later is in memory at once, so that a worker is answered without waiting for a disk, and in
+the database after `flush`, which the round's loop calls once each time round.
 
 What a trial carries besides Optuna's own fields, as user attributes:
 
@@ -41,6 +43,7 @@ from tuner.errors import StoreError
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
 from tuner.space import Space, Value
 from tuner.store.reading import trials_of
+from tuner.store.writing import Writes
 
 #: Optuna's key of a study's metric names, which its plots and the dashboard show.
 METRIC_NAMES = "study:metric_names"
@@ -64,6 +67,7 @@ class Ledger:
     ) -> None:
         """Open the round's Optuna study, making it where it is not there yet, and read what it has."""
         self._storage, self._space, self._expand = storage, space, expand
+        self._writes = Writes(storage)
         self._study_id = _study_id(storage, name, metric, direction)
         self._memory = InMemoryStorage()
         self.study = optuna.create_study(storage=self._memory, study_name=name, direction=direction)  # type: ignore[arg-type]
@@ -118,9 +122,10 @@ class Ledger:
         return Drawn(trial.number, values)
 
     def record(self, number: int, **attributes: Any) -> None:
-        """Write a trial that was just drawn, with its first attributes, in one transaction."""
+        """Write a trial that was just drawn, with its first attributes, in one transaction; at once."""
         if number != len(self._ids):
             raise ValueError(f"trial {number} is recorded out of order; {len(self._ids)} are there")
+        self.flush()  # the draw may have followed from any of it
         for key, value in attributes.items():
             self._memory.set_trial_user_attr(self._memory_ids[number], key, value)
         drawn = self.trial(number)
@@ -141,13 +146,13 @@ class Ledger:
         self._ids.append(trial_id)
 
     def measure(self, number: int, step: int, validation: int, value: float) -> None:
-        """Write one value of a trial's curve; a value at the same step replaces the one before.
+        """Take one value of a trial's curve; a value at the same step replaces the one before.
 
         The database keeps it by optimizer step. In memory it stands by the number of the validation, from 1: that
         is what trials with different batch sizes can be compared at, and what Optuna's pruners take for a resource.
         """
         self._memory.set_trial_intermediate_value(self._memory_ids[number], validation, value)
-        self._storage.set_trial_intermediate_value(self._ids[number], step, value)
+        self._writes.value(self._ids[number], step, value)
 
     def should_prune(self, number: int) -> bool:
         """What the study's Optuna pruner says of a trial, after its last value."""
@@ -155,7 +160,7 @@ class Ledger:
         verdict = Trial(self.study, self._memory_ids[number]).should_prune()
         for key, value in self.trial(number).system_attrs.items():
             if key not in known:  # a pruner's own notes, which it needs again after a resume
-                self._storage.set_trial_system_attr(self._ids[number], key, value)
+                self._writes.attribute(self._ids[number], key, value, system=True)
         return verdict
 
     def note(self, number: int, **attributes: Any) -> None:
@@ -163,14 +168,18 @@ class Ledger:
         for key, value in attributes.items():
             if self.trial(number).user_attrs.get(key, _NOTHING) != value:
                 self._memory.set_trial_user_attr(self._memory_ids[number], key, value)
-                self._storage.set_trial_user_attr(self._ids[number], key, value)
+                self._writes.attribute(self._ids[number], key, value)
 
     def tell(self, number: int, state: TrialState, value: float | None = None, **attributes: Any) -> None:
-        """End a trial; its attributes go in before, because a finished trial is frozen."""
+        """End a trial; its attributes are written before, because a finished trial is frozen."""
         self.note(number, **attributes)
         # Told through the study, so that the sampler's after_trial runs; Optuna gives a pruned trial its last value.
         self.study.tell(number, value, state)
-        self._storage.set_trial_state_values(self._ids[number], state, self.trial(number).values)
+        self._writes.end(self._ids[number], state, self.trial(number).values)
+
+    def flush(self, *, values: bool = True) -> None:
+        """Write what the database does not have yet; without `values`, lone values may wait for others a little."""
+        self._writes.flush(values=values)
 
 
 _NOTHING = object()

@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tuner.errors import ConfigError, Problem
+from tuner.training.process import NoProfiler
 from tuner.training.task import Task
 
 _OWN = ("divergence_factor", "weights_only")
@@ -91,7 +92,8 @@ def build(task: Task) -> Parts:
     fit = _data(task.config.get("data"))
     callbacks = _callbacks(settings.pop("callbacks", None), enabled=settings.pop("enable_checkpointing", None))
     logger = _logger(settings.pop("logger", None), task)
-    trainer = {**_DEFAULTS, "default_root_dir": task.folder, **instantiate(settings), "logger": logger}
+    own = {"default_root_dir": task.folder, "profiler": NoProfiler()}
+    trainer = {**_DEFAULTS, **own, **instantiate(settings), "logger": logger}
     return Parts(module, fit, trainer, callbacks)
 
 
