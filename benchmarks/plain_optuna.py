@@ -59,6 +59,7 @@ def objective(trial: optuna.Trial, *, epochs: int, folder: str, checkpoints: boo
         momentum=trial.suggest_float("momentum", 0.8, 0.995),
         weight_decay=trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
         nesterov=True,
+        fused=True,
     )
     schedule = {
         "constant": None,
