@@ -13,6 +13,7 @@ import cProfile
 import functools
 import itertools
 import json
+import os
 import pstats
 import resource
 import shutil
@@ -181,6 +182,7 @@ class Phases:
             ("record", Ledger, "record"),
             ("measure", Ledger, "measure"),
             ("note", Ledger, "note"),
+            ("flush", Ledger, "flush"),
             ("tell", Ledger, "tell"),
             ("decide", tuner.round, "next_action"),
             ("task", StudyNodes, "plain"),
@@ -246,12 +248,12 @@ def check_filling(settings: Settings, present: int) -> None:
 
 def close_round(system: str, folder: Path, present: int) -> dict[str, Any]:
     """End a round that has drawn all its trials: those that are paused are let go."""
-    worker = InstantWorker(0, lambda: None)
     # The filled round is finished with the same trials and no limit in time, so this call has another one.
-    settings = settings_of(system, folder, present, "search.timeout=1e6")
-    with mock.patch.object(tune, "LocalLauncher", return_value=worker), contextlib.redirect_stdout(sys.stderr):
+    settings, phases = settings_of(system, folder, present, "search.timeout=1e6"), Phases()
+    run = phases.timed("run", tuner.round.Round.run)
+    with mock.patch.object(tuner.round.Round, "run", run), contextlib.redirect_stdout(sys.stderr):
         tune.tune(settings)
-    return {"seconds": time.perf_counter() - worker.entered_at}
+    return {"seconds": phases.seconds["run"]}
 
 
 def run_plain(folder: Path, _present: int, trials: int) -> dict[str, Any]:
@@ -403,7 +405,7 @@ class Bench:
 
     def phases(self, *, markdown: bool) -> str:
         """Means, because what happens seldom and costs much, as fitting the model, is in them."""
-        names = ["draw", "record", "measure", "note", "tell", "decide", "task", "show", "lease", "files"]
+        names = ["draw", "record", "measure", "note", "flush", "tell", "decide", "task", "show", "lease", "files"]
         rows = []
         for system in SYSTEMS:
             for size in self.sizes:
@@ -475,6 +477,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, help="processes for each system and size")
     options.add_argument("--profile", action="store_true", help="only profile the default at the largest size")
     asked = options.parse_args()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does before it imports numpy
     sizes = asked.sizes or ([0, 100] if asked.quick else [0, 1_000, 10_000])
     repeats = asked.repeats or (1 if asked.quick else 5)
     with temporary_folder() as folder:
