@@ -68,7 +68,7 @@ def trained():
 @pytest.fixture
 def call(workdir, monkeypatch, trained):
     """`tuner` with simulated workers, in a folder that has an empty database."""
-    monkeypatch.setattr(tune_module, "LocalLauncher", lambda *_, **__: Simulated(1, trained))
+    monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: Simulated(1, trained))
     # A killed controller of this very process looks alive; its lease is taken as if it were not.
     monkeypatch.setattr("tuner.store.rounds.Owner.is_dead", lambda _: True)
     settings = load(WORDS, config_dir=str(write_study(workdir)))
@@ -80,7 +80,7 @@ def call(workdir, monkeypatch, trained):
             (workdir / "runs").mkdir()
             shutil.copy(workdir / "empty.db", workdir / "runs/tuner.db")
             trained.clear()
-        monkeypatch.setattr(tune_module, "LocalLauncher", lambda *_, **__: Simulated(workers, trained))
+        monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: Simulated(workers, trained))
         return tune_module.tune(replace(settings, search=replace(settings.search, **search)))
 
     return call

@@ -11,16 +11,29 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tuner import __version__
 from tuner.errors import ConfigError, TunerError
+from tuner.sections import COMPARE, LR_RANGE, TRAIN
 
-#: Commands by name: what each is for, and whether it needs a study.
+
+class Command(NamedTuple):
+    """What a command is for, whether it needs a study, and the keys of its own section that are written bare."""
+
+    what: str
+    needs_study: bool = True
+    keys: tuple[str, ...] = ()
+
+
 COMMANDS = {
-    "tune": ("search for good hyperparameters, or go on with it (the default)", True),
-    "champion": ("print the configuration recommended now, as YAML", True),
-    "status": ("rounds, stages, trials by outcome, running workers", False),
-    "dashboard": ("serve optuna-dashboard on the study database", False),
+    "tune": Command("search for good hyperparameters, or go on with it (the default)"),
+    "champion": Command("print the configuration recommended now, as YAML"),
+    "train": Command("train the champion in full, save a checkpoint, and read the test set", keys=TRAIN),
+    "compare": Command("train each choice of one parameter with the same seeds", keys=COMPARE),
+    "lr-range": Command("raise the learning rate in one short run to see where it works", keys=LR_RANGE),
+    "status": Command("rounds, stages, trials by outcome, running workers", needs_study=False),
+    "dashboard": Command("serve optuna-dashboard on the study database", needs_study=False),
 }
 DEFAULT = "tune"
 
@@ -37,9 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
 
-        settings = load(overrides, config_dir=config_dir, needs_study=COMMANDS[command][1])
-        module = importlib.import_module(f"tuner.commands.{command}")
-        code = int(getattr(module, command)(settings))
+        chosen, name = COMMANDS[command], command.replace("-", "_")
+        full = [f"{name}.{word}" if word.partition("=")[0] in chosen.keys else word for word in overrides]
+        settings = load(full, config_dir=config_dir, needs_study=chosen.needs_study)
+        module = importlib.import_module(f"tuner.commands.{name}")
+        code = int(getattr(module, name)(settings))
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has enough of it, as `tuner status | head` does.
@@ -61,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:
     """(command, --config-dir, overrides) of the words of the command line."""
-    words = "\n".join(f"  {name:<10} {what}" for name, (what, _) in COMMANDS.items())
+    words = "\n".join(f"  {name:<10} {what}" for name, (what, *_) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="tuner",
         formatter_class=argparse.RawDescriptionHelpFormatter,

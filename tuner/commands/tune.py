@@ -20,11 +20,10 @@ from tuner import advice
 from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
+from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
 from tuner.errors import ConfigError, Problem
-from tuner.launch.devices import placements
-from tuner.launch.local import LocalLauncher
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
@@ -150,7 +149,7 @@ class _Session:
                 ledger=ledger,
                 history=history,
                 plan=plan,
-                launcher=self._launcher(root),
+                launcher=launcher_of(settings, study, root),
                 checkpoints=checkpoints,
                 stage_of=self.stage_name,
                 barrier=self._barrier,
@@ -169,12 +168,6 @@ class _Session:
             self._state = RoundState.FINISHED
             report.summary(self._record, ledger, self._stages, round_, study)
         return ending
-
-    def _launcher(self, logs: Path) -> LocalLauncher:
-        accelerator = str(self._study.nodes.plain()["trainer"].get("accelerator", "auto"))
-        places = placements(self._settings.launcher.workers, accelerator)
-        # One thread for each CPU worker: more of them would only wait for each other's cores.
-        return LocalLauncher(places, logs, threads=None if any(places) else 1)
 
     def _crown(self, ledger: Ledger) -> Champion | None:
         champion = champion_of(ledger, self._study)

@@ -15,14 +15,17 @@ from tuner.config.identity import identity
 from tuner.config.nodes import StudyNodes, resolve_problem
 from tuner.config.schema import ALLOWED, PRUNER
 from tuner.config.settings import (
+    CompareSettings,
     DashboardSettings,
     LauncherSettings,
+    LrRangeSettings,
     Objective,
     PrunerSettings,
     SearchSettings,
     Settings,
     StoreSettings,
     StudySettings,
+    TrainSettings,
 )
 from tuner.config.space import read_space
 from tuner.errors import ConfigError, Problem, did_you_mean
@@ -35,6 +38,10 @@ NODES = {
     "logger": "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs}, true or false",
 }
 DIRECTIONS = ("minimize", "maximize")
+#: Whose values the commands beside `tune` train with.
+AT = ("champion", "defaults")
+#: Data of the final training.
+SPLITS = ("train+val", "train")
 
 
 def studies(config_dir: str | None = None) -> list[str]:
@@ -101,6 +108,9 @@ class _Reader:
             ),
             store=store,
             dashboard=DashboardSettings(self.text("dashboard.host"), self.port()),
+            compare=self.compare(),
+            lr_range=self.lr_range(),
+            train=TrainSettings(self.one_of("train.split", SPLITS) or SPLITS[0], *self.at_and_folder("train")),
             seed=seed,
             identity=identity(self.plain) if study and not self.problems else {},
         )
@@ -119,7 +129,18 @@ class _Reader:
                         node[key] if not isinstance(node[key], Mapping) else key,
                         did_you_mean(str(key), allowed),
                     )
-        for key in ("objective", "search", "pruner", "launcher", "store", "trainer", "dashboard"):
+        for key in (
+            "objective",
+            "search",
+            "pruner",
+            "launcher",
+            "store",
+            "trainer",
+            "dashboard",
+            "compare",
+            "lr_range",
+            "train",
+        ):
             if not isinstance(self.plain.get(key), Mapping):
                 self.wrong(key, "is a mapping", self.plain.get(key), "Remove the line that overwrites it.")
                 self.plain[key] = {}
@@ -197,6 +218,7 @@ class _Reader:
             screen=self.flag("search.screen", default=True),
             expand=self.flag("search.expand", default=False),
             barrier=self.flag("search.barrier", default=False),
+            lr_range=self.flag("search.lr_range", default=False),
         )
 
     def pruner(self) -> PrunerSettings:
@@ -226,6 +248,40 @@ class _Reader:
             )
             first = 0.25
         return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 4), float(first))
+
+    def compare(self) -> CompareSettings:
+        over, choices = self.at("compare.over"), self.at("compare.choices")
+        if over is not None and not isinstance(over, str):
+            self.wrong("compare.over", "is a parameter or a path", over, "Write for example over=schedule.")
+            over = None
+        if choices is not None and (not isinstance(choices, list) or len(choices) < 2):
+            self.wrong(
+                "compare.choices", "is a list of at least two", choices, "Write for example 'choices=[true,false]'."
+            )
+            choices = None
+        target = self.at("compare.target")
+        if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
+            self.wrong("compare.target", "is a value of the objective", target, "Write for example target=0.9.")
+            target = None
+        return CompareSettings(
+            over,
+            None if choices is None else tuple(choices),
+            self.whole("compare.seeds", 1, 5),
+            None if target is None else float(target),
+            *self.at_and_folder("compare"),
+        )
+
+    def lr_range(self) -> LrRangeSettings:
+        low, high = self.optional_number("lr_range.low"), self.optional_number("lr_range.high")
+        if low is not None and high is not None and low >= high:
+            self.wrong("lr_range.low", f"is below lr_range.high={high:g}", low, "Write for example low=1e-6 high=1.")
+        return LrRangeSettings(
+            low or 1e-7, high or 10.0, self.whole("lr_range.steps", 20, 200), *self.at_and_folder("lr_range")
+        )
+
+    def at_and_folder(self, section: str) -> tuple[str | None, str | None]:
+        folder = self.at(f"{section}.folder")
+        return self.one_of(f"{section}.at", AT), None if folder is None else self.text(f"{section}.folder")
 
     # -- values -------------------------------------------------------------------------------------------------
 
@@ -303,6 +359,13 @@ class _Reader:
                 "Write dashboard.port=8080, or 0 for any free one.",
             )
         return port
+
+    def one_of(self, key: str, names: Sequence[str]) -> str | None:
+        value = self.at(key)
+        if value is not None and value not in names:
+            self.wrong(key, f"is one of {', '.join(names)}", value, did_you_mean(str(value), names))
+            return None
+        return None if value is None else str(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.at(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tuner.config.space import OPTIONS
+from tuner.sections import COMPARE, LR_RANGE, TRAIN
 
 #: Arguments of lightning.Trainer, so that a misspelt one is told without importing lightning; a test compares them.
 TRAINER_ARGUMENTS = frozenset({
@@ -15,14 +16,14 @@ TRAINER_ARGUMENTS = frozenset({
     "reload_dataloaders_every_n_epochs", "default_root_dir", "enable_autolog_hparams", "model_registry",
 })  # fmt: skip
 #: tuner's own keys beside them.
-TRAINER_OWN = frozenset({"divergence_factor", "weights_only"})
+TRAINER_OWN = frozenset({"divergence_factor", "weights_only", "channels_last", "compile", "fit_batch"})
 
 SEARCH = frozenset({
-    "draws", "budget", "trials", "timeout", "trial_timeout", "coarse", "elites", "screen", "expand", "barrier",
+    "draws", "budget", "trials", "timeout", "trial_timeout", "coarse", "elites", "screen", "expand", "barrier", "lr_range",
 })  # fmt: skip
 TOP = frozenset({
     "name", "module", "data", "optimizer", "schedule", "objective", "space", "seed", "dashboard",
-    "search", "pruner", "launcher", "store", "trainer",
+    "search", "pruner", "launcher", "store", "trainer", "compare", "lr_range", "train",
 })  # fmt: skip
 
 #: Keys allowed below a dotted key; `space.*` stands for every parameter. A section that is not here is the user's.
@@ -33,6 +34,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "launcher": frozenset({"workers", "max_retries"}),
     "store": frozenset({"url", "folder"}),
     "dashboard": frozenset({"host", "port"}),
+    "compare": frozenset(COMPARE),
+    "lr_range": frozenset(LR_RANGE),
+    "train": frozenset(TRAIN),
     "trainer": TRAINER_ARGUMENTS | TRAINER_OWN,
     "space.*": frozenset(OPTIONS),
 }

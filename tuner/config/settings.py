@@ -49,6 +49,7 @@ class SearchSettings:
     screen: bool = True
     expand: bool = False
     barrier: bool = False
+    lr_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,38 @@ class DashboardSettings:
 
 
 @dataclass(frozen=True)
+class CompareSettings:
+    """A controlled comparison; `at` is champion, defaults, or None for the champion where there is one."""
+
+    over: str | None
+    choices: tuple[Any, ...] | None
+    seeds: int
+    target: float | None
+    at: str | None
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class LrRangeSettings:
+    """A learning-rate range test: from `low` to `high` in `steps` optimizer steps."""
+
+    low: float
+    high: float
+    steps: int
+    at: str | None
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The final training: `split` is train+val or train."""
+
+    split: str
+    at: str | None
+    folder: str | None
+
+
+@dataclass(frozen=True)
 class StudySettings:
     """What is tuned: the nodes of module, data and trainer, the objective, and the space."""
 
@@ -105,5 +138,8 @@ class Settings:
     launcher: LauncherSettings
     store: StoreSettings
     dashboard: DashboardSettings
+    compare: CompareSettings
+    lr_range: LrRangeSettings
+    train: TrainSettings
     seed: int
     identity: Mapping[str, Any]

@@ -24,8 +24,8 @@ import torch
 
 from tuner.errors import TunerError
 from tuner.launch.protocol import Ended, Halt, Leave, Measured, Ready, Refused, Reply, Train
+from tuner.training.jobs import run
 from tuner.training.process import quiet, settle
-from tuner.training.run import train
 from tuner.training.task import Answer, Measurement, Outcome, Result, Task
 
 #: A worker that a user's thread keeps alive is not waited for when its controller has gone.
@@ -79,7 +79,7 @@ class _Worker:
             return self._answers.get() if waits else Answer.GO_ON
 
         try:
-            end: Ended | Refused = Ended(task.trial, train(task, report, self._halted.is_set))
+            end: Ended | Refused = Ended(task.trial, run(task, report, self._halted.is_set))
         except TunerError as error:
             end = Refused(task.trial, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours is told as such, not as a machine that died

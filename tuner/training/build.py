@@ -32,7 +32,7 @@ from tuner.errors import ConfigError, Problem
 from tuner.training.process import NoProfiler
 from tuner.training.task import Task
 
-_OWN = ("divergence_factor", "weights_only")
+_OWN = ("divergence_factor", "weights_only", "channels_last", "compile", "fit_batch")
 
 # What a person at the keyboard wants to see or keep, a search does not; sanity steps would be paid in every trial.
 _DEFAULTS: Mapping[str, Any] = {

@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class Kind(enum.StrEnum):
+    """What a worker does with a task; `tuner.training.jobs` has a function for each."""
+
+    TRAIN = "train"
+    LR_RANGE = "lr_range"
+    FINAL = "final"
+
+
 @dataclass(frozen=True)
 class Task:
     """One training, or the next part of one.
@@ -22,6 +30,8 @@ class Task:
         rungs: epochs after which the trial asks whether to go on, ascending; the last epoch is not one of them.
         checkpoint: file to go on from; None starts from scratch.
         every_value: whether each validation waits for an answer (a pruner looks at it), not only those at rungs.
+        kind: what is done with the module, data and trainer of `config`.
+        options: of that kind, plain values.
     """
 
     trial: int
@@ -32,6 +42,8 @@ class Task:
     rungs: tuple[int, ...] = ()
     checkpoint: str | None = None
     every_value: bool = False
+    kind: Kind = Kind.TRAIN
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ class Result:
         reason: one line for people: what diverged, which memory, the exception.
         traceback: of a crash, in full.
         logged: keys that the module does log, for `NO_OBJECTIVE`.
+        findings: what a task of another kind than TRAIN found, plain values.
     """
 
     outcome: Outcome
@@ -96,3 +109,4 @@ class Result:
     reason: str = ""
     traceback: str = ""
     logged: tuple[str, ...] = field(default=())
+    findings: Mapping[str, Any] = field(default_factory=dict)

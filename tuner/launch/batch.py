@@ -1,0 +1,75 @@
+"""Tasks without a search: each is done once, as many at a time as there are workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tuner.errors import RoundFailed, StudyError
+from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
+from tuner.training.task import Answer, Measurement, Result, Task
+
+#: Longest wait for the workers' next message, so that Ctrl-C is seen.
+TICK_S = 0.5
+
+
+def run_batch(
+    launcher: Launcher,
+    tasks: Sequence[Task],
+    *,
+    on_value: Callable[[Task, Measurement], None] | None = None,
+    on_end: Callable[[Task, Result], None] | None = None,
+) -> list[Result]:
+    """Do all tasks and give their results in the same order; Ctrl-C ends the workers and leaves.
+
+    Args:
+        launcher: the workers, not entered yet.
+        tasks: with numbers (`trial`) that differ.
+        on_value: told of each validation's value.
+        on_end: told of each task that is done.
+
+    Raises:
+        StudyError: the study cannot be trained as it is configured.
+        RoundFailed: a worker died in a task.
+    """
+    batch = _Batch(launcher, tasks, on_value, on_end)
+    with launcher:
+        while len(batch.results) < len(tasks):
+            batch.employ()
+            for worker, event in launcher.events(TICK_S):
+                batch.handle(worker, event)
+    return [batch.results[task.trial] for task in tasks]
+
+
+class _Batch:
+    def __init__(
+        self,
+        launcher: Launcher,
+        tasks: Sequence[Task],
+        on_value: Callable[[Task, Measurement], None] | None,
+        on_end: Callable[[Task, Result], None] | None,
+    ) -> None:
+        self._launcher, self._on_value, self._on_end = launcher, on_value, on_end
+        self._tasks = {task.trial: task for task in tasks}
+        self._waiting = list(reversed(tasks))
+        self.results: dict[int, Result] = {}
+
+    def employ(self) -> None:
+        for worker in self._launcher.idle():
+            if self._waiting:
+                self._launcher.train(worker, self._waiting.pop())
+
+    def handle(self, worker: int, event: Event) -> None:
+        task = self._tasks[event.trial]
+        if isinstance(event, Measured):
+            if self._on_value:
+                self._on_value(task, event.measurement)
+            if event.waits:
+                self._launcher.reply(worker, Answer.GO_ON)
+        elif isinstance(event, Refused):
+            raise StudyError(event.text)
+        elif isinstance(event, Lost):
+            raise RoundFailed(f"The worker died: {event.reason}. Its log is in the folder of the workers' logs.")
+        elif isinstance(event, Ended):
+            self.results[event.trial] = event.result
+            if self._on_end:
+                self._on_end(task, event.result)
