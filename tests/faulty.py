@@ -50,6 +50,8 @@ class Line(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         x, y = batch
         time.sleep(self.pause_s)
+        if self.mode == "memory for 8" and len(x) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if self.global_step == 2:
             self._misbehave()
         return mse_loss(self.linear(x), y)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
+from tuner.fitting import BatchFit
 from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
@@ -94,6 +95,7 @@ class Round:
         barrier: Callable[[], int | None],
         keep_lease: Callable[[float], None],
         on_best: Callable[[], object],
+        batch_fit: BatchFit | None = None,
         seconds_used: float = 0.0,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -111,6 +113,7 @@ class Round:
             barrier: number of draws at which the present stage waits, None for no waiting.
             keep_lease: called with the seconds used, often; raises when the lease is lost.
             on_best: called when a trial trained in full is better than all before it.
+            batch_fit: which batches have to be divided, None where it was not measured.
             seconds_used: by earlier calls.
             watcher: shows what happens.
             clock: seconds, monotonic.
@@ -121,7 +124,7 @@ class Round:
         self.history, self.plan = history, plan
         self._launcher, self._ledger, self._checkpoints = launcher, ledger, checkpoints
         self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
-        self._on_best = on_best
+        self._on_best, self._batch_fit = on_best, batch_fit
         self._watcher, self._clock = watcher or Watcher(), clock
         self._trials = Trials(
             ledger, history, checkpoints, cost=self.study.objective.cost, left=self._watcher.trial_left
@@ -258,7 +261,7 @@ class Round:
     def _draw(self, worker: int) -> None:
         drawn = self._ledger.draw()
         effective = self.study.space.effective(drawn.values)
-        config = self._config(drawn.number, effective)
+        config, divided = self._config(drawn.number, effective)
         self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), self.plan.first_target)
         # It trains while it is written down; what is not written when this process dies is drawn again.
         self._train(worker, drawn.number, config)
@@ -269,19 +272,22 @@ class Round:
             worker=self._launcher.describe(worker),
             target=self.plan.first_target,
             readings=[],
+            **divided,
         )
 
     def _resume(self, worker: int, action: Resume) -> None:
         effective = self.study.space.effective(self._ledger.values(action.number))
-        config = self._config(action.number, effective)
+        config, _ = self._config(action.number, effective)
         self._trials.resumed(action.number, action.until, worker=self._launcher.describe(worker))
         self._train(worker, action.number, config)
 
-    def _config(self, number: int, effective: Mapping[str, Any]) -> dict[str, Any]:
+    def _config(self, number: int, effective: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """A trial's configuration, and what was done to its batch to make it fit."""
         try:
-            return self.study.nodes.plain(effective, self.study.space)
+            config = self.study.nodes.plain(effective, self.study.space)
         except (OmegaConfBaseException, TypeError, LookupError) as error:
             raise StudyError(f"Trial {number} with {dict(effective)} has no configuration: {error}") from None
+        return config, self._batch_fit.apply(config, effective) if self._batch_fit else {}
 
     def _train(self, worker: int, number: int, config: Mapping[str, Any]) -> None:
         kept = self._trials.attributes(number).get("checkpoint") or NO_CHECKPOINT

@@ -147,3 +147,37 @@ def test_weights_do_not_depend_on_the_data():
         weights.append(built(data=data).module.head.weight)
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "hardware", "precision"),
+    [
+        ("cpu", True, "bf16-mixed"),
+        ("auto", True, "bf16-mixed"),
+        ("cpu", False, "32-true"),
+        ("mps", True, "32-true"),
+    ],
+)
+def test_automatic_precision_is_what_the_hardware_multiplies(monkeypatch, accelerator, hardware, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: hardware)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    parts = built(trainer={"precision": "auto", "accelerator": accelerator})
+    assert parts.trainer["precision"] == precision
+    assert built(trainer={"precision": "64-true"}).trainer["precision"] == "64-true"
+
+
+def test_channels_last_lays_out_the_weights_and_changes_no_value():
+    node = target("torch.nn.Conv2d", in_channels=3, out_channels=4, kernel_size=3)
+    torch.manual_seed(0)
+    plain = built(module=target("Holding", part=node)).module.part.weight
+    torch.manual_seed(0)
+    laid_out = built(module=target("Holding", part=node), trainer={"channels_last": True}).module
+    assert laid_out.part.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(laid_out.part.weight, plain)
+
+
+def test_compile_goes_through_the_parts_that_a_step_calls():
+    module = built(trainer={"compile": True}).module
+    assert all(part._compiled_call_impl is not None for part in module.children())
+    assert all(part._compiled_call_impl is None for part in built().module.children())

@@ -122,6 +122,14 @@ class Own(Plain):
                 return optimizer
 
 
+class Holding(Own):
+    """Has one more part."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+
 class Adam(Plain):
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=0.01)

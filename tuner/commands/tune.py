@@ -20,6 +20,7 @@ from tuner import advice
 from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
+from tuner.commands.batch_fit import batch_fit
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
@@ -142,6 +143,7 @@ class _Session:
             else:
                 ledger.enqueue(study.space.active(defaults))
         plan = plan_of(settings, study)
+        fit = batch_fit(settings, study, ledger, root) if study.fit_batch else None
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -155,6 +157,7 @@ class _Session:
                 barrier=self._barrier,
                 keep_lease=self._keep_lease,
                 on_best=lambda: self._crown(ledger),
+                batch_fit=fit,
                 seconds_used=self._record.seconds_used,
                 watcher=progress,
             )

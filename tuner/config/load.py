@@ -165,7 +165,8 @@ class _Reader:
                 "Write trainer.max_epochs=10, or into the study file: trainer: {max_epochs: 10}.",
             )
         space = read_space(self.plain.get("space"), self.config, self.problems)
-        return StudySettings(name, self.objective(), space, epochs or 1, StudyNodes(self.config))
+        fit_batch = self.flag("trainer.fit_batch", default=False)
+        return StudySettings(name, self.objective(), space, epochs or 1, StudyNodes(self.config), fit_batch=fit_batch)
 
     def objective(self) -> Objective:
         node = self.plain["objective"]

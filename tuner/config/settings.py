@@ -114,13 +114,19 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What is tuned: the nodes of module, data and trainer, the objective, and the space."""
+    """What is tuned: the nodes of module, data and trainer, the objective, and the space.
+
+    Attributes:
+        epochs: of a full training.
+        fit_batch: whether batches that do not fit on the GPU are trained in parts.
+    """
 
     name: str
     objective: Objective
     space: Space
     epochs: int
     nodes: StudyNodes
+    fit_batch: bool = False
 
 
 @dataclass(frozen=True)

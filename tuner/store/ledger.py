@@ -14,6 +14,7 @@ What a trial carries besides Optuna's own fields, as user attributes:
 | hyperparameters | the effective values, as the training sees them |
 | worker | who trains it now, host:pid |
 | readings | [[epoch, value, order], …]: the values that the search compares |
+| micro_batch, accumulate_grad_batches | of a batch that did not fit in memory: the size and number of its parts |
 | target | epoch that it trains to |
 | paused_at | epoch at which it waits; null while it trains |
 | checkpoint | {epoch, validations, seconds} of the checkpoint that it can go on from |
@@ -102,6 +103,16 @@ class Ledger:
     def values(self, number: int) -> dict[str, Value]:
         """The values that were drawn for a trial."""
         return values_of(self.trial(number), self._space)
+
+    # -- the study's own notes ----------------------------------------------------------------------------------
+
+    def noted(self, key: str) -> Any:
+        """What was noted of the whole round under a key; None for nothing."""
+        return self._storage.get_study_user_attrs(self._study_id).get(key)
+
+    def note_of_round(self, key: str, value: Any) -> None:
+        """Note something of the whole round, at once."""
+        self._storage.set_study_user_attr(self._study_id, key, value)
 
     # -- a trial's life -----------------------------------------------------------------------------------------
 

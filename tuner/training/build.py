@@ -6,7 +6,7 @@
 | `data` | a LightningDataModule, or what its target returns: `(train, val)`, each a loader or a list of loaders |
 | `optimizer` | for a module without `configure_optimizers`: called with the parameters |
 | `schedule` | likewise: called with the optimizer, stepped after each epoch |
-| `trainer` | arguments of lightning.pytorch.Trainer, and tuner's own `divergence_factor` and `weights_only` |
+| `trainer` | arguments of lightning.pytorch.Trainer, and tuner's own: see `OwnSettings`, and `precision: auto` |
 
 A schedule that steps otherwise is written as Lightning's own dictionary:
 `schedule: {scheduler: {_target_: ...OneCycleLR, max_lr: 0.1, total_steps: 900}, interval: step}`.
@@ -18,11 +18,12 @@ import functools
 import inspect
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import hydra.utils
 import lightning.pytorch as pl
+import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -32,7 +33,8 @@ from tuner.errors import ConfigError, Problem
 from tuner.training.process import NoProfiler
 from tuner.training.task import Task
 
-_OWN = ("divergence_factor", "weights_only", "channels_last", "compile", "fit_batch")
+#: The device's own choice of `trainer.precision`: bfloat16 where the hardware multiplies it.
+AUTO = "auto"
 
 # What a person at the keyboard wants to see or keep, a search does not; sanity steps would be paid in every trial.
 _DEFAULTS: Mapping[str, Any] = {
@@ -69,15 +71,25 @@ class OwnSettings:
     Attributes:
         divergence_factor: None where an exploding loss is to be left alone.
         weights_only: whether checkpoints are read without executing anything in them.
+        channels_last: whether weights of convolutions lie in memory as (n, height, width, channels), which the
+            kernels of GPUs and CPUs read faster; images are to come so, too.
+        compile: whether the module's parts go through `torch.compile`; the first steps then take a minute longer.
     """
 
     divergence_factor: float | None = 1000.0
     weights_only: bool = True
+    channels_last: bool = False
+    compile: bool = False
+
+
+#: Of the same node, for the controller.
+_CONTROLLERS = frozenset({"fit_batch"})
+_OWN = frozenset(field.name for field in fields(OwnSettings))
 
 
 def own_settings(task: Task) -> OwnSettings:
     node = task.config.get("trainer") or {}
-    return OwnSettings(**{key: node[key] for key in _OWN if key in node})
+    return OwnSettings(**{key: node[key] for key in _OWN & set(node)})
 
 
 def build(task: Task) -> Parts:
@@ -87,8 +99,10 @@ def build(task: Task) -> Parts:
         ConfigError: a node makes something else than it should, or the module has no optimizer.
     """
     node = task.config.get("trainer") or {}
-    settings = {key: value for key, value in node.items() if key not in {*_OWN, "_target_"}}
-    module = _module(task)
+    settings = {key: value for key, value in node.items() if key not in {*_OWN, *_CONTROLLERS, "_target_"}}
+    module = _laid_out(_module(task), own_settings(task))
+    if settings.get("precision") == AUTO:
+        settings["precision"] = _best_precision(str(settings.get("accelerator", AUTO)))
     fit = _data(task.config.get("data"))
     callbacks = _callbacks(settings.pop("callbacks", None), enabled=settings.pop("enable_checkpointing", None))
     logger = _logger(settings.pop("logger", None), task)
@@ -163,6 +177,26 @@ def _module(task: Task) -> pl.LightningModule:
         configure = functools.partial(_configure_optimizers, module, optimizer, schedule, task.metric)
         module.configure_optimizers = configure  # type: ignore[method-assign]
     return module
+
+
+def _laid_out(module: pl.LightningModule, own: OwnSettings) -> pl.LightningModule:
+    if own.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if own.compile:
+        # Its parts and not the whole: a step that calls `self.network(…)` meets them, one that calls `self(…)`, too.
+        for part in module.children():
+            part.compile()
+    return module
+
+
+def _best_precision(accelerator: str) -> str:
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "cpu"):
+        fast = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - there is no public form of it
+    else:
+        fast = False
+    return "bf16-mixed" if fast else "32-true"
 
 
 def _refuse_second_optimizer(module: pl.LightningModule, optimizer: Any, schedule: Any) -> None:

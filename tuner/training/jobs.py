@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tuner.training.callbacks import Interrupted, Report
+from tuner.training.fit_batch import fit_batch
+from tuner.training.lr_range import lr_range
 from tuner.training.run import train
 from tuner.training.task import Kind, Result, Task
 
@@ -12,6 +14,8 @@ Job = Callable[[Task, Report, Interrupted], Result]
 
 JOBS: Mapping[Kind, Job] = {
     Kind.TRAIN: train,
+    Kind.LR_RANGE: lr_range,
+    Kind.FIT_BATCH: fit_batch,
 }
 
 

@@ -14,6 +14,7 @@ class Kind(enum.StrEnum):
     TRAIN = "train"
     LR_RANGE = "lr_range"
     FINAL = "final"
+    FIT_BATCH = "fit_batch"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""`trainer.fit_batch=true`: measures before a round which batches fit on a GPU, once, and keeps it with the round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.commands import report
+from tuner.commands.workers import launcher_of
+from tuner.config import Settings, StudySettings
+from tuner.errors import ConfigError, Problem, RoundFailed
+from tuner.fitting import BatchFit, batch_path, combinations, key, largest_batch
+from tuner.launch.batch import run_batch
+from tuner.launch.devices import gpus
+from tuner.store.ledger import Ledger
+from tuner.training.task import Kind, Outcome, Task
+
+#: Under which the ledger notes what was measured.
+NOTE = "fit_batch"
+
+
+def batch_fit(settings: Settings, study: StudySettings, ledger: Ledger, root: Path) -> BatchFit | None:
+    """The round's largest micro-batches, measured now if they are not known; None where there is no GPU.
+
+    Raises:
+        ConfigError: the study has no batch size, or none that is a number.
+        RoundFailed: the module crashes, or nothing fits.
+    """
+    plain = study.nodes.plain()
+    path = batch_path(study.space, plain["data"])
+    most = largest_batch(study.space, (plain["data"] or {}).get("batch_size")) if path else None
+    if path is None or most is None:
+        rule = "has a batch size to divide: a parameter whose path ends in batch_size, or data.batch_size"
+        raise ConfigError([Problem("trainer.fit_batch", rule, True, "Add one, or write trainer.fit_batch=false.")])
+    if plain["trainer"].get("accelerator") == "cpu" or not gpus():
+        report.say("trainer.fit_batch: there is no GPU, and a machine whose own memory ran out could not say so.")
+        return None
+    names, _ = combinations(study.space)
+    known = ledger.noted(NOTE)
+    if known is None:
+        known = _measured(settings, study, root, path, most)
+        ledger.note_of_round(NOTE, known)
+        for widths, largest in known.items():
+            report.say(f"largest batch on the GPU{f' with {widths}' if widths else ''}: {largest}")
+    return BatchFit(path, names, known)
+
+
+def _measured(settings: Settings, study: StudySettings, root: Path, path: str, most: int) -> dict[str, int]:
+    names, measured = combinations(study.space)
+    tasks = [
+        Task(
+            trial=number,
+            config=study.nodes.plain(values, study.space),
+            metric=study.objective.metric,
+            seed=settings.seed,
+            folder=str(root),
+            kind=Kind.FIT_BATCH,
+            options={"path": path, "most": most},
+        )
+        for number, values in enumerate(measured)
+    ]
+    found: dict[str, int] = {}
+    for values, result in zip(measured, run_batch(launcher_of(settings, study, root, len(tasks)), tasks), strict=True):
+        widths = key({name: values[name] for name in names})
+        if result.outcome is Outcome.CRASHED:
+            raise RoundFailed(f"The module crashes while its batches are measured:\n\n{result.traceback}")
+        if result.findings.get("largest") is None:
+            raise RoundFailed(f"Not even a batch of 1 fits on the GPU{f' with {widths}' if widths else ''}.")
+        found[widths] = int(result.findings["largest"])
+    return found
