@@ -167,16 +167,16 @@ def test_automatic_precision_is_what_the_hardware_multiplies(monkeypatch, accele
 
 
 def test_channels_last_lays_out_the_weights_and_changes_no_value():
-    node = target("torch.nn.Conv2d", in_channels=3, out_channels=4, kernel_size=3)
     torch.manual_seed(0)
-    plain = built(module=target("Holding", part=node)).module.part.weight
+    plain = built(module=target("Convolution")).module.part.weight
     torch.manual_seed(0)
-    laid_out = built(module=target("Holding", part=node), trainer={"channels_last": True}).module
+    laid_out = built(module=target("Convolution"), trainer={"channels_last": True}).module
     assert laid_out.part.weight.is_contiguous(memory_format=torch.channels_last)
     assert not plain.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(laid_out.part.weight, plain)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_compile_goes_through_the_parts_that_a_step_calls():
     module = built(trainer={"compile": True}).module
     assert all(part._compiled_call_impl is not None for part in module.children())

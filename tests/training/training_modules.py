@@ -122,12 +122,12 @@ class Own(Plain):
                 return optimizer
 
 
-class Holding(Own):
-    """Has one more part."""
+class Convolution(Own):
+    """Has a convolution, too."""
 
-    def __init__(self, part):
+    def __init__(self):
         super().__init__()
-        self.part = part
+        self.part = nn.Conv2d(3, 4, 3)
 
 
 class Adam(Plain):
