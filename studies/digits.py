@@ -9,8 +9,7 @@ Source of the data: E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwr
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,39 +19,15 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tuner.schedules import configure
+from tuner.training.batches import FULL, Batches, device_of
+
 PIXELS = 64
 CLASSES = 10
 
 OptimizerOf = Callable[..., torch.optim.Optimizer]
 ScheduleOf = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 Split = tuple[Tensor, Tensor]
-
-
-class Batches:
-    """The batches of one split, made by indexing its tensors.
-
-    A shuffled split has a new order in each pass, drawn from torch's global generator when the pass begins: the same
-    order for the same seed, and whoever restores the global state restores the order. What does not fill a batch at
-    the end of a shuffled pass is left out of it, because batch norm cannot use a batch of one image.
-    """
-
-    def __init__(self, split: Split, batch_size: int, *, shuffle: bool = False) -> None:
-        self._images, self._labels = split
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self._labels), self._batch_size)
-        return full if self._shuffle and full else full + (rest > 0)
-
-    def __iter__(self) -> Iterator[Split]:
-        images, labels = self._images, self._labels
-        if self._shuffle:
-            # One gather for the whole pass instead of one for each batch; the split is small.
-            order = torch.randperm(len(labels))
-            images, labels = images[order], labels[order]
-        batches = zip(images.split(self._batch_size), labels.split(self._batch_size), strict=True)
-        return itertools.islice(batches, len(self))
 
 
 class Digits(pl.LightningDataModule):
@@ -62,23 +37,34 @@ class Digits(pl.LightningDataModule):
     float32 of shape (n, 64), and labels, int64 of shape (n,).
 
     Args:
-        batch_size: of training; the other splits are one batch each.
+        batch_size: of training, or "full"; the other splits are one batch each.
         split_seed: fixes the splits, whatever the seed of the training.
+        train_on_all: whether the validation split joins the training split, for a final training; pixels are scaled as
+            without it, so that both networks take the same images.
     """
 
-    def __init__(self, batch_size: int = 64, split_seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int | str = 64,
+        split_seed: int = 0,
+        train_on_all: bool = False,  # noqa: FBT001, FBT002 - named in a configuration
+    ) -> None:
         super().__init__()
         self.batch_size = batch_size
+        self.train_on_all = train_on_all
         self.train, self.val, self.test = splits(split_seed)
 
     def train_dataloader(self) -> Batches:
-        return Batches(self.train, self.batch_size, shuffle=True)
+        images, labels = self.train
+        if self.train_on_all:
+            images, labels = torch.cat([images, self.val[0]]), torch.cat([labels, self.val[1]])
+        return Batches((images, labels), self.batch_size, shuffle=True, device=device_of(self))
 
     def val_dataloader(self) -> Batches:
-        return Batches(self.val, len(self.val[1]))
+        return Batches(self.val, FULL, device=device_of(self))
 
     def test_dataloader(self) -> Batches:
-        return Batches(self.test, len(self.test[1]))
+        return Batches(self.test, FULL, device=device_of(self))
 
 
 class MLP(pl.LightningModule):
@@ -94,7 +80,7 @@ class MLP(pl.LightningModule):
         batch_norm: whether hidden layers are normalised; their linear part then has no bias, which the shift of the
             norm would cancel.
         optimizer: makes the optimizer from the parameters.
-        schedule: makes the learning-rate schedule, stepped after each epoch, from the optimizer.
+        schedule: makes the learning-rate schedule from the optimizer; see `tuner.schedules.configure`.
     """
 
     def __init__(
@@ -140,8 +126,7 @@ class MLP(pl.LightningModule):
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.parameters())
-        return optimizer if self._schedule is None else ([optimizer], [self._schedule(optimizer)])
+        return configure(self, self._optimizer(self.parameters()), self._schedule)
 
     def _evaluate(self, batch: Split, split: str) -> None:
         images, labels = batch

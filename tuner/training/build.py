@@ -5,7 +5,7 @@
 | `module` | a LightningModule |
 | `data` | a LightningDataModule, or what its target returns: `(train, val)`, each a loader or a list of loaders |
 | `optimizer` | for a module without `configure_optimizers`: called with the parameters |
-| `schedule` | likewise: called with the optimizer, stepped after each epoch |
+| `schedule` | likewise: called with the optimizer; see `tuner.schedules.configure` |
 | `trainer` | arguments of lightning.pytorch.Trainer, and tuner's own: see `OwnSettings`, and `precision: auto` |
 
 A schedule that steps otherwise is written as Lightning's own dictionary:
@@ -27,9 +27,9 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tuner.errors import ConfigError, Problem
+from tuner.schedules import configure
 from tuner.training.process import NoProfiler
 from tuner.training.task import Task
 
@@ -219,11 +219,10 @@ def _configure_optimizers(module: pl.LightningModule, optimizer: Any, schedule: 
     made = instantiate(optimizer, _partial_=True)(parameters)
     if not schedule:
         return made
-    options = {} if "_target_" in schedule else dict(schedule)
-    scheduler = instantiate(options.pop("scheduler", schedule), _partial_=True)(made)
-    if isinstance(scheduler, ReduceLROnPlateau):
-        options.setdefault("monitor", metric)
-    return {"optimizer": made, "lr_scheduler": {**options, "scheduler": scheduler}}
+    if "_target_" in schedule:
+        return configure(module, made, instantiate(schedule, _partial_=True), metric)
+    scheduler = instantiate(schedule.get("scheduler"), _partial_=True)
+    return configure(module, made, {**schedule, "scheduler": scheduler}, metric)
 
 
 def _data(node: Any) -> dict[str, Any]:
