@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tuner.commands import report
@@ -18,8 +19,17 @@ from tuner.training.task import Kind, Outcome, Task
 NOTE = "fit_batch"
 
 
-def batch_fit(settings: Settings, study: StudySettings, ledger: Ledger, root: Path) -> BatchFit | None:
+def batch_fit(
+    settings: Settings, study: StudySettings, ledger: Ledger, root: Path, tick: Callable[[], object]
+) -> BatchFit | None:
     """The round's largest micro-batches, measured now if they are not known; None where there is no GPU.
+
+    Args:
+        settings: of this call.
+        study: its study.
+        ledger: of the round, which keeps what was measured.
+        root: folder of the workers' logs.
+        tick: called often while it is measured.
 
     Raises:
         ConfigError: the study has no batch size, or none that is a number.
@@ -37,14 +47,16 @@ def batch_fit(settings: Settings, study: StudySettings, ledger: Ledger, root: Pa
     names, _ = combinations(study.space)
     known = ledger.noted(NOTE)
     if known is None:
-        known = _measured(settings, study, root, path, most)
+        known = _measured(settings, study, root, tick, path, most)
         ledger.note_of_round(NOTE, known)
         for widths, largest in known.items():
             report.say(f"largest batch on the GPU{f' with {widths}' if widths else ''}: {largest}")
     return BatchFit(path, names, known)
 
 
-def _measured(settings: Settings, study: StudySettings, root: Path, path: str, most: int) -> dict[str, int]:
+def _measured(
+    settings: Settings, study: StudySettings, root: Path, tick: Callable[[], object], path: str, most: int
+) -> dict[str, int]:
     names, measured = combinations(study.space)
     tasks = [
         Task(
@@ -59,7 +71,8 @@ def _measured(settings: Settings, study: StudySettings, root: Path, path: str, m
         for number, values in enumerate(measured)
     ]
     found: dict[str, int] = {}
-    for values, result in zip(measured, run_batch(launcher_of(settings, study, root, len(tasks)), tasks), strict=True):
+    results = run_batch(launcher_of(settings, study, root, len(tasks)), tasks, on_tick=tick)
+    for values, result in zip(measured, results, strict=True):
         widths = key({name: values[name] for name in names})
         if result.outcome is Outcome.CRASHED:
             raise RoundFailed(f"The module crashes while its batches are measured:\n\n{result.traceback}")

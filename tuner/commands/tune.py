@@ -21,6 +21,7 @@ from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
+from tuner.commands.lr_range import check_search, first_stage
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
@@ -40,14 +41,19 @@ INTERRUPTED = 130
 def tune(settings: Settings) -> int:
     """Run or finish the round of this configuration, and print its champion."""
     study = report.needed(settings)
+    check_search(settings, study)
     with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         record = _round_of(settings, study, rounds)
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
+        first = None
+        if settings.search.lr_range and not rounds.stages(record):
+            # Before the lease, which nobody renews during the test: who comes second here has tested for nothing.
+            first = first_stage(settings, study, record.name, _own_values(study)[0])
         owner = Owner.this_process()
         record = rounds.lease(record, owner, _now())
-        with _Session(settings, study, database, rounds, record, owner) as session:
+        with _Session(settings, study, database, rounds, record, owner, first) as session:
             ending = session.run()
         return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
 
@@ -95,8 +101,10 @@ class _Session:
         rounds: Rounds,
         record: RoundRecord,
         owner: Owner,
+        first: Stage | None = None,
     ) -> None:
         self._settings, self._study, self._database = settings, study, database
+        self._first = first
         self._rounds, self._record, self._owner = rounds, record, owner
         self._renewed = -RENEW_S
         self._state = RoundState.OPEN
@@ -132,6 +140,8 @@ class _Session:
         _make_folder(root)
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
+        if self._first is not None and not self._stages:
+            self._record_stage(self._first)
         defaults, missing = _own_values(study)
         sampler = sampler_of(settings, study, defaults=defaults, stages=self._stages, on_stage=self._on_stage)
         ledger.use(sampler, pruner_of(settings))
@@ -143,7 +153,7 @@ class _Session:
             else:
                 ledger.enqueue(study.space.active(defaults))
         plan = plan_of(settings, study)
-        fit = batch_fit(settings, study, ledger, root) if study.fit_batch else None
+        fit = batch_fit(settings, study, ledger, root, self._renew) if study.fit_batch else None
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -189,15 +199,21 @@ class _Session:
         return self._stages[-1].ends_at if self._settings.search.barrier and self._stages else None
 
     def _on_stage(self, stage: Stage) -> None:
+        self._record_stage(stage)
+        self._progress.stage(stage)
+        for edge in stage.pressed:
+            parameter = self._study.space[edge.parameter]
+            self._progress.note(advice.pressed(parameter, edge.side, expanding=self._settings.search.expand))
+
+    def _record_stage(self, stage: Stage) -> None:
         self._stages.append(stage)
         # Values beside coordinates, for whoever reads the database without the space.
         self._ledger.flush()  # what the stage follows from
         content = stage.to_dict() | {"ranges": advice.ranges(self._study.space, stage.box)}
         self._rounds.add_stage(self._record, stage.number, content, _now())
-        self._progress.stage(stage)
-        for edge in stage.pressed:
-            parameter = self._study.space[edge.parameter]
-            self._progress.note(advice.pressed(parameter, edge.side, expanding=self._settings.search.expand))
+
+    def _renew(self) -> None:
+        self._keep_lease(self._seconds_used)
 
     def _keep_lease(self, seconds_used: float) -> None:
         self._seconds_used = seconds_used

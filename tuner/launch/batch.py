@@ -18,6 +18,7 @@ def run_batch(
     *,
     on_value: Callable[[Task, Measurement], None] | None = None,
     on_end: Callable[[Task, Result], None] | None = None,
+    on_tick: Callable[[], object] | None = None,
 ) -> list[Result]:
     """Do all tasks and give their results in the same order; Ctrl-C ends the workers and leaves.
 
@@ -26,6 +27,7 @@ def run_batch(
         tasks: with numbers (`trial`) that differ.
         on_value: told of each validation's value.
         on_end: told of each task that is done.
+        on_tick: called twice a second and more, whatever happens.
 
     Raises:
         StudyError: the study cannot be trained as it is configured.
@@ -35,6 +37,8 @@ def run_batch(
     with launcher:
         while len(batch.results) < len(tasks):
             batch.employ()
+            if on_tick:
+                on_tick()
             for worker, event in launcher.events(TICK_S):
                 batch.handle(worker, event)
     return [batch.results[task.trial] for task in tasks]

@@ -28,7 +28,7 @@ from tuner.training.callbacks import Interrupted, Report
 from tuner.training.process import free_memory, settings_kept, without_noise
 from tuner.training.progress import Left
 from tuner.training.random_state import capture, restore
-from tuner.training.run import _cause, _end_loader_workers, _is_out_of_memory, never
+from tuner.training.run import cause, end_loader_workers, is_out_of_memory, never
 from tuner.training.task import Outcome, Result, Task
 
 #: The loss has exploded when its running mean is above its best by this many times the size of the best, or the whole fall.
@@ -105,13 +105,13 @@ class _Test:
             self._fit()
         except (TunerError, KeyboardInterrupt, SIGTERMException):
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
             if self._sweep.keyboard:
                 raise KeyboardInterrupt from None  # Lightning has made a SystemExit of it
             return self._failed(error)
         finally:
             if self._trainer is not None:
-                _end_loader_workers(self._trainer)
+                end_loader_workers(self._trainer)
         if not self._sweep.losses and self._sweep.outcome is Outcome.COMPLETE:
             raise TunerError(
                 "The range test has no loss of any step: the training data have no batch, or are limited to 0."
@@ -143,9 +143,9 @@ class _Test:
     def _failed(self, error: BaseException) -> Result:
         text = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # their locals hold the model and the batch
-        if _is_out_of_memory(error):
-            return self._result(Outcome.OUT_OF_MEMORY, reason=_cause(error))
-        return self._result(Outcome.CRASHED, reason=_cause(error), traceback=text)
+        if is_out_of_memory(error):
+            return self._result(Outcome.OUT_OF_MEMORY, reason=cause(error))
+        return self._result(Outcome.CRASHED, reason=cause(error), traceback=text)
 
     def _result(self, outcome: Outcome, **details: Any) -> Result:
         sweep = self._sweep
@@ -162,8 +162,8 @@ def _bare(task: Task) -> Task:
 def _check(parts: Parts) -> None:
     if not parts.module.automatic_optimization:
         raise TunerError(
-            f"{type(parts.module).__qualname__} optimizes by hand (automatic_optimization = False), where a range test"
-            " cannot set the learning rate of each step."
+            f"{type(parts.module).__qualname__} optimizes by hand (automatic_optimization = False), with as many"
+            " optimizers and steps as it likes. A range test is for one optimizer that Lightning steps."
         )
     source = parts.fit.get("datamodule", parts.module)
     if parts.fit.get("train_dataloaders") is None and not is_overridden("train_dataloader", source):
@@ -198,30 +198,18 @@ class Sweep(pl.Callback):
         self._explosion = _Explosion()
         self._accumulated: list[float] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
-            count = len(trainer.optimizers)
-            raise TunerError(
-                f"{type(pl_module).__qualname__} has {count} optimizers; a range test is for exactly one, stepped by"
-                " Lightning: with several it would not say whose learning rate it is about."
-            )
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         trainer.strategy.lr_scheduler_configs = []
         # Not before: a schedule may be made for the length that the training has.
         trainer.fit_loop.max_epochs = -1
         trainer.fit_loop.epoch_loop.max_steps = -1
-        self.ratios = ratios_of(trainer.optimizers[0])
+        (optimizer,) = trainer.optimizers  # of several Lightning has refused to step them itself
+        self.ratios = ratios_of(optimizer)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._set_lr(trainer)
 
-    def on_before_optimizer_step(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: torch.optim.Optimizer,  # noqa: ARG002
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
         self._set_lr(trainer)  # again: an `optimizer_step` of the module's own may warm up by hand
 
     def on_train_batch_end(
@@ -247,7 +235,8 @@ class Sweep(pl.Callback):
     def _record(self, trainer: pl.Trainer) -> None:
         lr, self.steps_done = self._lr(self.steps_done), trainer.global_step
         if self._accumulated:  # empty where training_step has skipped the batch
-            loss = sum(self._accumulated) / len(self._accumulated)
+            # Lightning has divided each by the number of batches that make up a step.
+            loss = trainer.accumulate_grad_batches * sum(self._accumulated) / len(self._accumulated)
             self._accumulated.clear()
             self.lrs.append(lr)
             self.losses.append(loss)
@@ -274,9 +263,9 @@ def ratios_of(optimizer: torch.optim.Optimizer) -> list[float]:
     That is the optimizer's own, `optimizer.defaults["lr"]`, where a group has it; else the largest of the groups.
 
     Raises:
-        TunerError: a group has no learning rate.
+        TunerError: there is no group, or one without a learning rate.
     """
-    if not all("lr" in group for group in optimizer.param_groups):
+    if not optimizer.param_groups or not all("lr" in group for group in optimizer.param_groups):
         raise TunerError(f"{type(optimizer).__qualname__} has no learning rate that a range test could raise.")
     # A schedule that starts with a warm-up has already lowered `lr`, and kept the value that it was given.
     lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]

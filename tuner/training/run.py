@@ -102,12 +102,12 @@ class _Attempt:
         return self._result(self._watch.outcome, reason=self._watch.reason, logged=self._watch.logged)
 
     def _failed(self, error: BaseException) -> Result:
-        cause = _cause(error)
+        reason = cause(error)
         text = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # their locals hold the model and the batch
-        if _is_out_of_memory(error):
-            return self._result(Outcome.OUT_OF_MEMORY, reason=cause)
-        return self._result(Outcome.CRASHED, reason=cause, traceback=text)
+        if is_out_of_memory(error):
+            return self._result(Outcome.OUT_OF_MEMORY, reason=reason)
+        return self._result(Outcome.CRASHED, reason=reason, traceback=text)
 
     def _result(self, outcome: Outcome, **details: Any) -> Result:
         trainer = self._trainer
@@ -117,10 +117,10 @@ class _Attempt:
     def _clear_away(self) -> None:
         trainer, self._trainer = self._trainer, None
         if trainer is not None:
-            _end_loader_workers(trainer)
+            end_loader_workers(trainer)
 
 
-def _end_loader_workers(trainer: pl.Trainer) -> None:
+def end_loader_workers(trainer: pl.Trainer) -> None:
     """Those that are left when a training ends within an epoch or a validation."""
     fit = trainer.fit_loop
     for loop in (fit, fit.epoch_loop.val_loop):
@@ -133,7 +133,7 @@ def _end_loader_workers(trainer: pl.Trainer) -> None:
                 loop._combined_loader.reset()  # noqa: SLF001
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether the error, or one that it was raised from, says that memory ran out."""
     if error is None:
         return False
@@ -141,12 +141,12 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
         return True
     if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
         return True
-    return _is_out_of_memory(error.__cause__)
+    return is_out_of_memory(error.__cause__)
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The error in one line; where Hydra wrapped it, the one that the user's class raised."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return _cause(error.__cause__)
+        return cause(error.__cause__)
     message = str(error).strip()
     return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
