@@ -22,6 +22,8 @@ ALPHA = 0.05
 #: Pairs up to which every sign flip is counted; of more pairs that many are drawn.
 MOST_EXACT = 14
 DRAWN_FLIPS = 20_000
+#: Relative difference below which two values are equal but for their rounding.
+ROUNDING = 1e-12
 
 COMPLETE = "complete"
 DIVERGED = "diverged"
@@ -79,6 +81,7 @@ class Summary:
     """What the trainings of one choice came to.
 
     Attributes:
+        crashed: trainings that neither completed nor diverged: the user's code raised, or memory ran out.
         mean, deviation: of the final values of its complete trainings; the deviation (n − 1) needs two.
         epochs: median of the epochs to the target over all its trainings; infinite where half of them or more never
             reach it, None where there is no target.
@@ -138,7 +141,13 @@ def compare(
 
 def epochs_to(training: Training, target: float, *, maximize: bool) -> float:
     """Epochs until the objective first is as good as the target; infinite where it never is."""
-    reached = (epoch for epoch, _, value in training.curve if (value >= target if maximize else value <= target))
+    # A mean of equal values may differ from them by its rounding.
+    slack = ROUNDING * abs(target)
+    reached = (
+        epoch
+        for epoch, _, value in training.curve
+        if (value >= target - slack if maximize else value <= target + slack)
+    )
     return next(reached, math.inf)
 
 
@@ -153,7 +162,7 @@ def paired(reference: Sequence[Training], others: Sequence[Training]) -> Paired:
         return Paired(count, float(differences[0]) if count else None)
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(count)
     # Equal differences that were computed in floating point differ by their rounding.
-    if error <= 1e-12 * max(abs(mean), *np.abs(list(before.values()))):
+    if error <= ROUNDING * max(abs(mean), *np.abs(list(before.values()))):
         return Paired(count, mean, mean, mean)
     half = float(stats.t.ppf(1 - ALPHA / 2, count - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
@@ -173,7 +182,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
         drawn = np.random.default_rng(0).integers(0, 2, size=(DRAWN_FLIPS, count))
         signs = np.vstack([np.ones((1, count), dtype=int), 1 - 2 * drawn])
     sums = np.abs(signs @ differences)
-    return float(np.mean(sums >= sums[0] * (1 - 1e-12)))  # the first row flips nothing
+    return float(np.mean(sums >= sums[0] * (1 - ROUNDING)))  # the first row flips nothing
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -205,9 +214,9 @@ def verdict(summary: Summary, first: str, *, maximize: bool) -> str:
             return f"{summary.label} is the same as {first} with every seed{note}"
         return f"{summary.label} is {word} than {first} by the same amount with every seed: chance plays no part{note}"
     if test.p < ALPHA:
-        return f"{summary.label} is {word} than {first} (p = {test.p:.2g}){note}"
+        return f"{summary.label} is {word} than {first} at the end (p = {test.p:.2g}){note}"
     few = ", and so few seeds tell large differences only" if test.pairs < 5 else ""
-    return f"{summary.label} and {first} cannot be told apart (p = {test.p:.2g}){few}{note}"
+    return f"{summary.label} and {first} cannot be told apart by their final values (p = {test.p:.2g}){few}{note}"
 
 
 def _summary(

@@ -190,8 +190,8 @@ def figure(comparison: Comparison, trainings: Sequence[Training], made: Made) ->
 def _draw(axes: Axes, colour: str, label: str, trainings: Sequence[Training]) -> None:
     for training in trainings:
         if training.final is None and training.curve:
-            epochs, _, values = zip(*training.curve, strict=True)
-            axes.plot(epochs, values, color=colour, linewidth=0.6, marker="x", markevery=[-1], alpha=0.7)
+            epochs, _, partial = zip(*training.curve, strict=True)
+            axes.plot(epochs, partial, color=colour, linewidth=0.6, marker="x", markevery=[-1], alpha=0.7)
     curves = [{epoch: value for epoch, _, value in one.curve} for one in trainings if one.final is not None]
     # Where some of them stopped earlier, the mean of those that are left would be that of other seeds.
     shared = sorted(set.intersection(*map(set, curves))) if curves else []
@@ -205,7 +205,8 @@ def _draw(axes: Axes, colour: str, label: str, trainings: Sequence[Training]) ->
 def png(drawn: Figure) -> bytes:
     """The figure as a PNG, drawn without a window and without pyplot's global state."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(drawn).print_png(buffer)
+    FigureCanvasAgg(drawn)
+    drawn.savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tuner.training.callbacks import Interrupted, Report
+from tuner.training.final import train_final
 from tuner.training.fit_batch import fit_batch
 from tuner.training.lr_range import lr_range
 from tuner.training.run import train
@@ -14,6 +15,7 @@ Job = Callable[[Task, Report, Interrupted], Result]
 
 JOBS: Mapping[Kind, Job] = {
     Kind.TRAIN: train,
+    Kind.FINAL: train_final,
     Kind.LR_RANGE: lr_range,
     Kind.FIT_BATCH: fit_batch,
 }

@@ -1,0 +1,257 @@
+"""`tuner compare` as a user runs it, and what it refuses before any work."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from rounds import tune, write_study
+
+from tuner.cli import main
+from tuner.commands.compare import _command, plan
+from tuner.commands.values import values_at
+from tuner.config import load
+from tuner.errors import ConfigError, TunerError
+
+TESTS = str(Path(__file__).parent.parent)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": TESTS}
+
+
+def rows(file):
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_schedules_of_the_quadratic_study(workdir, capsys):
+    """Time-based at its best rate is there within 10 epochs, where the fixed small rate needs 50 or more."""
+    assert main(["compare", "study=quadratic", "over=schedule", "seeds=3"]) == 0
+    out, err = capsys.readouterr()
+    assert len([line for line in err.splitlines() if line.startswith("training ")]) == 9
+    assert "val/distance ≤ 0.01" in out
+    folder = workdir / "runs/quadratic-compare-schedule"
+    epochs = {}
+    for row in rows(folder / "trainings.csv"):
+        epochs.setdefault(row["choice"], []).append(float(row["epochs_to_target"]))
+    assert list(epochs) == ["fixed", "time_based", "gradient_based"]
+    assert max(epochs["time_based"]) <= 10
+    assert min(epochs["fixed"]) >= 50
+    assert max(epochs["gradient_based"]) < min(epochs["fixed"])
+    assert len(rows(folder / "curves.csv")) == 9 * 100
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "index.html").read_text()
+    assert all(part in page for part in ("data:image/png;base64", "time_based", "0 to 2, the same for each", "torch 2"))
+    assert not list(folder.glob(".*"))
+
+
+def test_seeds_are_the_same_for_each_choice_and_the_curves_are_those_of_the_seed(workdir, capsys):
+    conf = str(write_study(workdir))
+    words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "seeds=2", "seed=5", "--config-dir", conf]
+    assert main([*words, "launcher.workers=2", "folder=first"]) == 0
+    assert main([*words, "launcher.workers=1", "folder=second"]) == 0
+    assert [row["seed"] for row in rows(workdir / "first/trainings.csv")] == ["5", "5", "6", "6"]
+    assert (workdir / "first/curves.csv").read_text() == (workdir / "second/curves.csv").read_text()
+    assert "0.1 is better than 0.01" in capsys.readouterr().out
+    assert not (workdir / "runs/tuner.db").exists(), "no database is made for a comparison"
+
+
+def test_what_diverges_or_raises_is_counted_and_the_rest_is_compared(workdir, capsys):
+    conf = str(write_study(workdir))
+    words = ["compare", "study=line", "over=mode", "choices=[good,diverge,raise]", "seeds=2", "--config-dir", conf]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["diverge", "no", "complete", "training", "never", "(2", "of", "2", "never)", "2", "0", "no", "pair"] in [
+        cells[:13] for cells in lines
+    ]
+    assert "diverge cannot be compared with good" in out
+    counts = {row["choice"]: row["outcome"] for row in rows(workdir / "runs/line-compare-module.mode/trainings.csv")}
+    assert counts == {"good": "complete", "diverge": "diverged", "raise": "crashed"}
+
+
+def test_without_a_complete_training_it_fails_with_the_reason(workdir, capsys):
+    conf = str(write_study(workdir))
+    words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "seeds=1", "module.mode=raise"]
+    assert main([*words, "--config-dir", conf]) == 1
+    told = capsys.readouterr()
+    assert "No training is complete: ValueError: what a pity" in told.err
+    assert not told.out
+
+
+def test_a_metric_that_is_not_logged_is_told_after_the_first_training(workdir, capsys):
+    conf = str(write_study(workdir))
+    words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "objective.metric=val/lost"]
+    assert main([*words, "--config-dir", conf]) == 2
+    assert "val/lost is not logged; the module logs val/loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "compare.over: is a parameter or a path"),
+        (["over=nothing"], "compare.over: is a parameter of the space, or a path"),
+        (["over=shedule"], "Did you mean schedule"),
+        (["over=lr"], "compare.choices: is given"),
+        (["over=lr", "choices=[0.1,fast]"], "compare.choices: are numbers"),
+        (["over=lr", "choices=[0.1,-1]"], "compare.choices: are above 0"),
+        (["over=momentum", "choices=[0.9,1.0]"], "lie between 0 and 1"),
+        (["over=layers", "choices=[1,1.5]"], "are whole numbers"),
+        (["over=batch_size", "choices=[64,65]"], "are choices of batch_size; got 65. It has 16, 32"),
+        (["over=schedule", "choices=[constant,cosinus]"], "are choices of schedule"),
+        (["over=schedule", "choices=[constant,constant]"], "names each choice once"),
+        (["over=lr", "choices=[0.1]"], "is a list of at least two"),
+        (["over=optimizer", "choices=[{_target_: torch.optim.SGDD},{_target_: torch.optim.Adam}]"], "no SGDD"),
+        (["over=trainer.devices", "choices=[1,2]"], "can differ between trainings"),
+        (["over=schedule", "at=champion"], "has no champion"),
+        (["over=schedule", "seeds=0"], "compare.seeds"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(workdir, capsys, words, said):
+    assert main(["compare", "study=digits", *words]) in (1, 2)
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
+    assert not (workdir / "runs").exists()
+
+
+def planned(*words):
+    settings = load(["study=digits", *words])
+    return plan(settings, settings.study)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "labels"),
+    [
+        (["over=schedule"], "schedule", ["constant", "cosine", "exponential"]),
+        (["over=module.schedule"], "schedule", ["constant", "cosine", "exponential"]),
+        (["over=module.optimizer.lr", "choices=[0.1,2]"], "lr", ["0.1", "2"]),  # the range may be left
+        (["over=nesterov", "choices=[true,false]"], "module.optimizer.nesterov", ["true", "false"]),
+        (["over=trainer.gradient_clip_val", "choices=[null,1.0]"], "trainer.gradient_clip_val", ["null", "1.0"]),
+        (["over=split_seed", "+data.split_seed=0", "choices=[0,1]"], "data.split_seed", ["0", "1"]),
+    ],
+)
+def test_what_is_compared_is_found_by_its_name_or_path(workdir, words, name, labels):
+    words = [f"compare.{word}" if word.startswith(("over", "choices")) else word for word in words]
+    over, choices, whose = planned(*words)
+    assert over.name == name
+    assert [choice.label for choice in choices] == labels
+    assert whose == "the study's own values"
+
+
+def test_optimizers_are_compared_as_they_are_written(workdir):
+    nodes = "[{_target_: torch.optim.SGD, _partial_: true, lr: 0.3},{_target_: torch.optim.Adam, _partial_: true}]"
+    _, (sgd, adam), _ = planned("compare.over=optimizer", f"compare.choices={nodes}")
+    assert (sgd.label, adam.label) == ("SGD", "Adam")
+    assert adam.config["module"]["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True}
+    assert sgd.config["module"]["optimizer"]["lr"] == 0.3
+    _, same, _ = planned("compare.over=optimizer", f"compare.choices={nodes.replace('Adam', 'SGD')}")
+    assert [choice.label for choice in same] == ["SGD(lr=0.3)", "SGD"]
+
+
+def test_only_what_is_compared_differs(workdir):
+    _, choices, _ = planned("compare.over=hidden", "compare.choices=[16,32]")
+    configs = [choice.config for choice in choices]
+    assert [config["module"].pop("hidden") for config in configs] == [16, 32]
+    assert configs[0] == configs[1]
+
+
+def test_a_learning_rate_that_scales_with_the_batch_size_follows_it(workdir):
+    scaled = "++space.lr.scale_with={parameter: batch_size, reference: 128, rule: linear}"
+    _, choices, _ = planned("compare.over=batch_size", "compare.choices=[32,128]", scaled)
+    rates = [choice.config["module"]["optimizer"]["lr"] for choice in choices]
+    assert rates == pytest.approx([0.1 * 32 / 64, 0.1 * 128 / 64])  # 0.1 is the study's own, at its batch size of 64
+    _, choices, _ = planned("compare.over=batch_size", "compare.choices=[32,128]")
+    assert {choice.config["module"]["optimizer"]["lr"] for choice in choices} == {0.1}
+
+
+def test_interpolations_follow_what_is_compared(workdir):
+    _, (short, long), _ = planned("compare.over=trainer.max_epochs", "compare.choices=[2,4]")
+    assert (short.config["module"]["schedule"]["T_max"], long.config["module"]["schedule"]["T_max"]) == (2, 4)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://me:se@cret@host/db", "postgresql://me:secret@host:1/db"])
+def test_the_command_on_the_page_has_no_password(monkeypatch, url):
+    settings = load(["study=digits"])
+    monkeypatch.setattr("sys.argv", ["/usr/bin/tuner", "compare", "study=digits", f'store.url="{url}"', "over=lr"])
+    shown = _command(settings, settings.study)
+    assert shown.startswith("python -m tuner compare study=digits 'store.url=")
+    assert shown.endswith(" over=lr")
+    assert "cret" not in shown
+    assert "//***@host" in shown
+
+
+# -- at the champion --------------------------------------------------------------------------------------------
+
+
+def test_all_else_is_at_the_champions_values_and_what_its_choice_switches_off_is_gone(workdir, capsys):
+    small = ["study=quadratic", "trainer.max_epochs=4", "search.trials=12", "launcher.workers=1"]
+    assert main(small) == 0
+    assert main(["champion", *small]) == 0
+    document = yaml.safe_load(capsys.readouterr().out.rpartition("\nstudy:")[2].join(["study:", ""]))
+    params = document["params"]
+    settings = load([*small, "compare.over=schedule"])
+    values, whose = values_at(settings, settings.study, None)
+    assert values == params
+    assert whose == f"the champion of quadratic-1, trial {document['trial']}"
+    assert values_at(settings, settings.study, "defaults")[0] == {}
+    _, choices, _ = plan(settings, settings.study)
+    rates = {choice.label: choice.config["module"]["rate"] for choice in choices}
+    assert rates["fixed"]["lr"] == 0.03
+    won = params["schedule"]
+    if won != "fixed":
+        assert rates[won]["lr"] == params[f"{won}_lr"]
+
+    # Another configuration has no round of its own: the latest champion stands in, and what has changed is said.
+    other = load([*small, "trainer.max_epochs=5"])
+    assert values_at(other, other.study, None)[0] == params
+    assert "trainer.max_epochs: 4 → 5" in capsys.readouterr().err
+
+
+def test_a_champion_that_the_space_no_longer_fits_is_an_error(workdir):
+    assert tune(workdir, "search.trials=2") == 0
+    conf = str(workdir / "conf")
+
+    def at(*words, whose=None):
+        settings = load(["study=line", *words], config_dir=conf)
+        return values_at(settings, settings.study, whose)
+
+    assert set(at()[0]) == {"lr"}
+    gone = "+space.rate={kind: log_uniform, low: 0.001, high: 0.5, path: module.lr}"
+    with pytest.raises(ConfigError, match=r"at: the champion of line-1 has parameters of the space only; got 'lr'"):
+        at("~space.lr", gone)
+    assert at("~space.lr", gone, whose="defaults") == ({}, "the study's own values")
+    with pytest.raises(ConfigError, match="has values of the space only; got 'lr="):
+        at("space.lr.low=1e-9", "space.lr.high=1e-8")
+    assert at("space.lr.low=1e-9", "space.lr.high=1e-8", "+space.lr.limit=[1e-9,1.0]")[0] == at()[0]
+
+
+def test_without_a_database_there_is_no_champion_and_none_is_made(workdir):
+    settings = load(["study=digits"])
+    assert values_at(settings, settings.study, None) == ({}, "the study's own values")
+    with pytest.raises(TunerError, match="tuner study=digits"):
+        values_at(settings, settings.study, "champion")
+    assert not (workdir / "runs").exists()
+
+
+# -- interrupted ------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_cleanly(tmp_path):
+    conf = str(write_study(tmp_path, module={"pause_s": 0.1}))
+    words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "trainer.max_epochs=50", "--config-dir", conf]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", *words], cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    epochs = tmp_path / "epochs.txt"
+    while not epochs.is_file():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not out

@@ -1,0 +1,100 @@
+"""`tuner train study=NAME`: trains the champion's configuration in full, saves it, and reads the test set once."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuner import advice
+from tuner.commands import report
+from tuner.commands.values import values_at
+from tuner.commands.workers import launcher_of
+from tuner.config import Settings, StudySettings
+from tuner.errors import ConfigError, Problem, RoundFailed, StudyError
+from tuner.launch.batch import run_batch
+from tuner.training.task import Kind, Measurement, Outcome, Result, Task
+
+
+def train(settings: Settings) -> int:
+    """Train, and print what was trained, where its checkpoint is, and its test metrics, as YAML.
+
+    Raises:
+        ConfigError: the champion does not fit the space, or the folder cannot be written to.
+        StudyError: the data cannot be joined, or the module cannot be trained.
+        RoundFailed: the training diverged, ran out of memory, or the user's code raised.
+    """
+    study = report.needed(settings)
+    values, whose = values_at(settings, study, settings.train.at)
+    folder = _folder(settings, study)
+    task = Task(
+        trial=0,
+        config=study.nodes.plain(values, study.space),
+        metric=study.objective.metric,
+        seed=settings.seed,
+        folder=str(folder),
+        kind=Kind.FINAL,
+        options={"split": settings.train.split, "file": str(folder / f"{study.name}.ckpt")},
+    )
+    report.say(f"training {whose} in full, {study.epochs} epochs on {settings.train.split}")
+    (result,) = run_batch(launcher_of(settings, study, folder, most=1), [task], on_value=_say_epoch(study))
+    _refuse(result, folder)
+    document = {
+        "study": study.name,
+        "values": whose,
+        "params": dict(values),
+        "split": settings.train.split,
+        "seed": settings.seed,
+        "epochs": result.epoch,
+        "seconds": round(result.seconds, 1),
+        **_found(result),
+    }
+    report.put(yaml.safe_dump(document, sort_keys=False, width=10_000, allow_unicode=True).rstrip())
+    return 0
+
+
+def _folder(settings: Settings, study: StudySettings) -> Path:
+    name = settings.train.folder or f"{settings.store.folder}/{study.name}-final"
+    folder = Path(name).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        remedy = f"{error.strerror}. Name another one."
+        raise ConfigError([Problem("train.folder", "is a folder that can be written to", name, remedy)]) from None
+    return folder
+
+
+def _say_epoch(study: StudySettings) -> Any:
+    def say(_: Task, measured: Measurement) -> None:
+        value = measured.value
+        shown = "" if math.isnan(value) else f", {study.objective.metric}={advice.short(value)}"
+        report.say(f"epoch {measured.epoch:g} of {study.epochs}{shown}")
+
+    return say
+
+
+def _refuse(result: Result, folder: Path) -> None:
+    """Raise for a training that did not complete, or whose test failed."""
+    if result.outcome is Outcome.COMPLETE:
+        return
+    if result.outcome is Outcome.NO_OBJECTIVE:
+        raise StudyError(f"objective.metric: {result.reason}. Write objective.metric=NAME, or log it.")
+    kept = f" The checkpoint is {result.findings['checkpoint']}." if "checkpoint" in result.findings else ""
+    trace = f"\n{result.traceback}" if result.traceback else ""
+    raise RoundFailed(f"{result.outcome}: {result.reason}.{kept} The worker's log is in {folder}.{trace}")
+
+
+def _found(result: Result) -> dict[str, Any]:
+    found = result.findings
+    if left_out := found["left_out"]:
+        report.say(
+            f"Not in the checkpoint, because reading them back would execute code: {', '.join(left_out)}."
+            " Give them to load_from_checkpoint where they are needed."
+        )
+    if found["test"] is None:
+        report.say(f"There are no test metrics: {found['why_no_test']}.")
+    return {"checkpoint": found["checkpoint"], "test": found["test"]}
