@@ -9,7 +9,6 @@ import platform
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,6 +19,7 @@ import yaml
 
 from tuner import __version__, advice
 from tuner.commands import report
+from tuner.commands.folders import writable
 from tuner.commands.values import values_at
 from tuner.commands.workers import launcher_of
 from tuner.comparison import Comparison, Training
@@ -56,7 +56,8 @@ def compare(settings: Settings) -> int:
     """
     study = report.needed(settings)
     over, choices, whose = plan(settings, study)
-    folder = _folder(settings, study, over.name)
+    name = settings.compare.folder or f"{settings.store.folder}/{study.name}-compare-{over.name}"
+    folder = writable(name, "compare.folder")
     trainings = _train(settings, study, over.name, choices, folder)
     if all(training.final is None for training in trainings):
         reasons = "; ".join(sorted({training.reason or training.outcome for training in trainings}))
@@ -279,18 +280,6 @@ def _refuse_lost_path(study: StudySettings, path: str, base: Mapping[str, Value]
 
 
 # -- training ---------------------------------------------------------------------------------------------------
-
-
-def _folder(settings: Settings, study: StudySettings, over: str) -> Path:
-    name = settings.compare.folder or f"{settings.store.folder}/{study.name}-compare-{over}"
-    folder = Path(name).expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        remedy = f"{error.strerror}. Name another one."
-        raise ConfigError([Problem("compare.folder", "is a folder that can be written to", name, remedy)]) from None
-    return folder
 
 
 def _train(

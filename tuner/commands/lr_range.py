@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tuner.chosen import expected_draws
 from tuner.commands import report
+from tuner.commands.folders import writable
 from tuner.commands.values import OWN, values_at
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
@@ -67,18 +67,8 @@ def folder_of(settings: Settings, study: StudySettings) -> Path:
     """
     given = settings.lr_range.folder
     if given:
-        return _writable(Path(given), "lr_range.folder")
-    return _writable(Path(settings.store.folder) / f"{study.name}-lr-range", "store.folder")
-
-
-def _writable(folder: Path, key: str) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        remedy = f"{error.strerror}. Name another one."
-        raise ConfigError([Problem(key, "is a folder that can be written to", str(folder), remedy)]) from None
-    return folder
+        return writable(given, "lr_range.folder")
+    return writable(Path(settings.store.folder) / f"{study.name}-lr-range", "store.folder")
 
 
 def tested(
@@ -171,7 +161,7 @@ def first_stage(settings: Settings, study: StudySettings, name: str, defaults: M
     search, target = settings.search, target_of(study, {})
     if target is None:
         raise ValueError("no learning rate in the space; see check_search")
-    folder = _writable(Path(settings.store.folder) / name / "lr-range", "store.folder")
+    folder = writable(Path(settings.store.folder) / name / "lr-range", "store.folder")
     _, reading = tested(settings, study, {}, folder)
     _draw(reading, name, OWN, folder / PICTURE)
     zoom = Zoom(search.coarse, search.elites, search.expand, search.draws == "tiered", expected_draws(settings, study))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import yaml
 
 from tuner import advice
 from tuner.commands import report
+from tuner.commands.folders import writable
 from tuner.commands.values import values_at
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
-from tuner.errors import ConfigError, Problem, RoundFailed, StudyError
+from tuner.errors import RoundFailed, StudyError
 from tuner.launch.batch import run_batch
 from tuner.training.task import Kind, Measurement, Outcome, Result, Task
 
@@ -29,7 +29,7 @@ def train(settings: Settings) -> int:
     """
     study = report.needed(settings)
     values, whose = values_at(settings, study, settings.train.at)
-    folder = _folder(settings, study)
+    folder = writable(settings.train.folder or f"{settings.store.folder}/{study.name}-final", "train.folder")
     task = Task(
         trial=0,
         config=study.nodes.plain(values, study.space),
@@ -54,18 +54,6 @@ def train(settings: Settings) -> int:
     }
     report.put(yaml.safe_dump(document, sort_keys=False, width=10_000, allow_unicode=True).rstrip())
     return 0
-
-
-def _folder(settings: Settings, study: StudySettings) -> Path:
-    name = settings.train.folder or f"{settings.store.folder}/{study.name}-final"
-    folder = Path(name).expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        remedy = f"{error.strerror}. Name another one."
-        raise ConfigError([Problem("train.folder", "is a folder that can be written to", name, remedy)]) from None
-    return folder
 
 
 def _say_epoch(study: StudySettings) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
+from tuner.commands.folders import writable
 from tuner.commands.lr_range import check_search, first_stage
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
-from tuner.errors import ConfigError, Problem
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
@@ -136,8 +135,7 @@ class _Session:
             space=study.space,
             expand=settings.search.expand,
         )
-        root = Path(settings.store.folder).absolute() / self._record.name
-        _make_folder(root)
+        root = writable(Path(settings.store.folder) / self._record.name, "store.folder")
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
         if self._first is not None and not self._stages:
@@ -251,16 +249,6 @@ def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
             missing.append(f"{parameter.path}={own.get(parameter.name, '(none of the choices)')}")
             drawn.pop(parameter.name, None)
     return drawn, ", ".join(missing)
-
-
-def _make_folder(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
-    except OSError as error:
-        rule = "is a folder that can be written to"
-        remedy = f"{error.strerror}. Name another one."
-        raise ConfigError([Problem("store.folder", rule, str(root), remedy)]) from None
 
 
 @contextlib.contextmanager

@@ -20,5 +20,6 @@ def launcher_of(settings: Settings, study: StudySettings, logs: Path, most: int 
     """
     accelerator = str(study.nodes.plain()["trainer"].get("accelerator", "auto"))
     places = placements(settings.launcher.workers, accelerator)[:most]
-    # One thread for each CPU worker: more of them would only wait for each other's cores.
-    return LocalLauncher(places, logs, threads=None if any(places) else 1)
+    # One thread for each CPU worker: more of them would only wait for each other's cores. A task alone has them all.
+    alone = most == 1
+    return LocalLauncher(places, logs, threads=None if alone or any(places) else 1)
