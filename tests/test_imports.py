@@ -34,7 +34,11 @@ def reaches(names: set[str], *packages: str) -> set[str]:
     return {name for name in names for package in packages if name == package or name.startswith(f"{package}.")}
 
 
-@pytest.mark.parametrize("file", files("space.py", "advice.py", "errors.py", "comparison.py", "lr_range.py", "search/*.py"), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file",
+    files("space.py", "advice.py", "errors.py", "comparison.py", "lr_range.py", "search/*.py"),
+    ids=lambda file: file.name,
+)
 def test_the_searchs_rules_are_pure(file):
     """No torch, no Optuna, no database: values in, values out."""
     if str(file.relative_to(PACKAGE)) in {*ADAPTERS, "search/__init__.py"}:
