@@ -161,10 +161,15 @@ def test_without_a_complete_training_of_the_first_choice_there_is_no_target_and_
         ([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.15, 1.9, 2.0, 2.0], "choice 1 is better than choice 0 at the end"),
         ([2.0, 2.15, 1.9, 2.0, 2.0], [1.0, 1.1, 0.9, 1.0, 1.05], "choice 1 is worse than choice 0 at the end"),
         ([1.0, 2.0, 3.0, 1.5, 2.5], [2.0, 1.0, 3.5, 1.0, 2.5], "cannot be told apart by their final values"),
-        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], "so few seeds tell large differences only"),
+        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5], "seeds tell large differences only"),
         ([1.0], [2.0], "better than choice 0 in the one pair there is, which tells nothing about other seeds"),
         ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], "choice 1 is the same as choice 0 with every seed"),
-        ([1.1, 2.1, 3.1], [1.3, 2.3, 3.3], "better than choice 0 by the same amount with every seed"),
+        ([1.0], [1.0], "choice 1 is the same as choice 0 with the one seed there is"),
+        (
+            [1.1, 2.1, 3.1],
+            [1.3, 2.3, 3.3],
+            "better than choice 0 by the same amount with every seed, which no test can judge",
+        ),
     ],
 )
 def test_verdicts_say_no_more_than_the_pairs_do(first, second, said):

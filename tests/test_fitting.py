@@ -16,11 +16,22 @@ LR = Parameter("lr", LogUniform(1e-4, 1.0), "module.lr")
 
 
 @given(batch=st.integers(1, 5000), largest=st.integers(1, 5000))
-def test_parts_are_equal_fit_and_make_up_the_batch(batch, largest):
+def test_parts_fit_and_make_up_the_batch_or_a_little_more(batch, largest):
     micro, times = divided(batch, largest)
-    assert micro * times == batch
+    fewest = -(-batch // largest)
     assert 1 <= micro <= largest
-    assert all(batch % fewer or batch // fewer > largest for fewer in range(1, times)), "no fewer parts would do"
+    assert fewest <= times < 2 * fewest, "no batch is cut into many tiny parts"
+    assert batch <= micro * times < batch + times
+    if any(batch % n == 0 for n in range(fewest, 2 * fewest)):
+        assert micro * times == batch
+
+
+def test_a_width_that_another_one_switches_off_is_measured_without_it():
+    second = Parameter("hidden2", Categorical((16, 64)), "module.hidden2", when={"layers": (2, 3)}, memory=True)
+    names, measured = combinations(Space.of([LAYERS, second]))
+    assert sorted(key({name: values[name] for name in names if name in values}) for values in measured) == [
+        "hidden2=16 layers=2", "hidden2=16 layers=3", "hidden2=64 layers=2", "hidden2=64 layers=3", "layers=1",
+    ]  # fmt: skip
 
 
 def test_every_width_is_measured_and_a_range_at_its_largest():

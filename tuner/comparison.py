@@ -207,16 +207,20 @@ def verdict(summary: Summary, first: str, *, maximize: bool) -> str:
     if test.difference is None:
         return f"{summary.label} cannot be compared with {first}: there is no seed with which both are complete"
     word = "better" if (test.difference > 0) == maximize else "worse"
+    if test.difference == 0 and test.p is None:
+        return f"{summary.label} is the same as {first} with {_seeds(test.pairs)}{note}"
     if test.low is None:
         return f"{summary.label} is {word} than {first} in the one pair there is, which tells nothing about other seeds{note}"
     if test.p is None:
-        if test.difference == 0:
-            return f"{summary.label} is the same as {first} with every seed{note}"
-        return f"{summary.label} is {word} than {first} by the same amount with every seed: chance plays no part{note}"
+        return f"{summary.label} is {word} than {first} by the same amount with {_seeds(test.pairs)}, which no test can judge{note}"
+    few = f", and {test.pairs} seeds tell large differences only" if test.pairs < 5 else ""
     if test.p < ALPHA:
-        return f"{summary.label} is {word} than {first} at the end (p = {test.p:.2g}){note}"
-    few = ", and so few seeds tell large differences only" if test.pairs < 5 else ""
+        return f"{summary.label} is {word} than {first} at the end (p = {test.p:.2g}{few}){note}"
     return f"{summary.label} and {first} cannot be told apart by their final values (p = {test.p:.2g}){few}{note}"
+
+
+def _seeds(pairs: int) -> str:
+    return "the one seed there is" if pairs == 1 else "every seed"
 
 
 def _summary(

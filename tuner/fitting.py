@@ -1,7 +1,8 @@
 """Batches larger than the memory: the largest micro-batch that fits, and what a trial's batch is made of then.
 
-A batch that does not fit is trained as several smaller ones whose gradients are added up before each step. The result
-is that of the whole batch, but for layers that look at a batch as a whole: batch norm sees micro-batches.
+A batch that does not fit is trained as several smaller ones whose gradients are added up before each step. A step is
+then that of the whole batch, but for layers that look at a batch as a whole (batch norm sees micro-batches), and for the
+last step of an epoch, which may have fewer of them.
 """
 
 from __future__ import annotations
@@ -54,15 +55,17 @@ class BatchFit:
 def divided(batch: int, largest: int) -> tuple[int, int]:
     """(micro-batch, number of them) of equal size that make up a batch, each at most `largest`.
 
+    A batch that has no such parts but tiny ones, as 257 of at most 256, becomes a little larger: less than one sample
+    more for each part.
+
     Raises:
         ValueError: `largest` is not positive.
     """
     if largest < 1:
         raise ValueError(f"a micro-batch has at least one sample, not {largest}")
-    times = -(-batch // largest)
-    while batch % times:
-        times += 1
-    return batch // times, times
+    fewest = -(-batch // largest)
+    times = next((times for times in range(fewest, 2 * fewest) if batch % times == 0), fewest)
+    return -(-batch // times), times
 
 
 def key(widths: Mapping[str, Value]) -> str:
@@ -98,8 +101,20 @@ def combinations(space: Space) -> tuple[tuple[str, ...], list[dict[str, Value]]]
             break
         del single[max(ordered, key=lambda name: len(single[name]))]
     at_most = {name: max(found) for name, found in values.items() if name not in single}
-    measured = [at_most | dict(zip(single, chosen, strict=True)) for chosen in itertools.product(*single.values())]
+    measured: list[dict[str, Value]] = []
+    for chosen in itertools.product(*single.values()):
+        # What another width switches off is not there, and does not make a combination of its own.
+        values_there = _there(space, at_most | dict(zip(single, chosen, strict=True)))
+        if values_there not in measured:
+            measured.append(values_there)
     return tuple(single), measured
+
+
+def _there(space: Space, widths: Mapping[str, Value]) -> dict[str, Value]:
+    def is_off(parameter: Parameter) -> bool:
+        return any(name in widths and widths[name] not in allowed for name, allowed in parameter.when.items())
+
+    return {name: value for name, value in widths.items() if not is_off(space[name])}
 
 
 def _is_batch_size(parameter: Parameter) -> bool:

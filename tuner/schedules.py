@@ -134,7 +134,7 @@ def constant(optimizer: Optimizer) -> LRScheduler:
 
 
 def linear(optimizer: Optimizer, total: int | None = None, interval: Interval = "epoch") -> LRScheduler:
-    """Time-based: η (1 − i/N), falling to 0 at the end of the training.
+    """Linear in time: η (1 − i/N), falling to 0 at the end of the training.
 
     Args:
         optimizer: whose rates are set.

@@ -95,7 +95,7 @@ def test_a_metric_that_is_not_logged_is_told_after_the_first_training(workdir, c
         ([], "compare.over: is a parameter or a path"),
         (["over=nothing"], "compare.over: is a parameter of the space, or a path"),
         (["over=shedule"], "Did you mean schedule"),
-        (["over=lr"], "compare.choices: is given"),
+        (["over=lr"], "compare.choices: must be given"),
         (["over=lr", "choices=[0.1,fast]"], "compare.choices: are numbers"),
         (["over=lr", "choices=[0.1,-1]"], "compare.choices: are above 0"),
         (["over=momentum", "choices=[0.9,1.0]"], "lie between 0 and 1"),
@@ -255,3 +255,23 @@ def test_ctrl_c_leaves_cleanly(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not out
+
+
+def test_ctrl_c_keeps_the_trainings_that_are_done(tmp_path):
+    conf = str(write_study(tmp_path, module={"pause_s": 0.02}))
+    words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "seeds=50", "--config-dir", conf]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", *words], cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("training 3 of 100"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 100 trainings are done" in err
+    assert "0.01" in out
+    kept = rows(tmp_path / "runs/line-compare-lr/trainings.csv")
+    assert 3 <= len(kept) < 100
+    assert {row["outcome"] for row in kept} == {"complete"}

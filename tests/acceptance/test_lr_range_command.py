@@ -33,7 +33,7 @@ def test_digits_learn_between_bounds_that_can_be_pasted(workdir, capsys):
     scale = load(["study=digits", *pasted]).study.space["lr"].scale
     assert (scale.low, scale.high) == (falls, unstable)
     picture = Path(re.search(r"figure: (.*)", out)[1])
-    assert picture == Path("runs/digits-lr-range/lr-range.png")
+    assert picture == Path("runs/digits-lr-range/lr-range.png").absolute()
     pixels = matplotlib.image.imread(workdir / picture)
     assert pixels.shape[:2] == (750, 1200)
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 100

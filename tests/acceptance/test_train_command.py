@@ -68,7 +68,7 @@ def test_loaders_of_a_function_are_joined_and_a_missing_test_is_told(workdir, ca
         ("diverge", "diverged: training loss is nan"),
         ("raise", "crashed: ValueError: what a pity"),
         ("raise in init", "no module today"),
-        ("exit", "The worker died"),
+        ("exit", "the worker died: left with exit code 3"),
     ],
 )
 def test_a_training_that_does_not_complete_is_told_and_leaves_nothing(workdir, capsys, mode, said):
@@ -135,3 +135,14 @@ def test_ctrl_c_leaves_cleanly_and_without_a_checkpoint(tmp_path):
     assert "Traceback" not in err
     assert not out
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_value_that_the_champion_would_take_the_place_of_is_an_error(workdir, capsys):
+    conf = ["--config-dir", str(write_study(workdir))]
+    assert tune(workdir, "search.trials=2") == 0
+    capsys.readouterr()
+    assert main(["train", "study=line", "module.lr=0.02", *conf]) == 2
+    told = capsys.readouterr().err
+    assert "module.lr: is set by the champion of line-1" in told
+    assert "at=defaults" in told
+    assert main(["train", "study=line", "module.lr=0.02", "at=defaults", *conf]) == 0

@@ -41,6 +41,10 @@ def batch_fit(
     if path is None or most is None:
         rule = "has a batch size to divide: a parameter whose path ends in batch_size, or data.batch_size"
         raise ConfigError([Problem("trainer.fit_batch", rule, True, "Add one, or write trainer.fit_batch=false.")])
+    if (settings.launcher.workers or 0) > len(gpus()) > 0:
+        rule = "has a GPU for each worker, whose memory is measured"
+        remedy = f"Write launcher.workers={len(gpus())}, or trainer.fit_batch=false."
+        raise ConfigError([Problem("trainer.fit_batch", rule, f"{settings.launcher.workers} workers", remedy)])
     if plain["trainer"].get("accelerator") == "cpu" or not gpus():
         report.say("trainer.fit_batch: there is no GPU, and a machine whose own memory ran out could not say so.")
         return None
@@ -73,7 +77,7 @@ def _measured(
     found: dict[str, int] = {}
     results = run_batch(launcher_of(settings, study, root, len(tasks)), tasks, on_tick=tick)
     for values, result in zip(measured, results, strict=True):
-        widths = key({name: values[name] for name in names})
+        widths = key({name: values[name] for name in names if name in values})
         if result.outcome is Outcome.CRASHED:
             raise RoundFailed(f"The module crashes while its batches are measured:\n\n{result.traceback}")
         if result.findings.get("largest") is None:

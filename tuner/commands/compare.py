@@ -32,6 +32,7 @@ from tuner.launch.batch import run_batch
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space, Value
 from tuner.training.task import Measurement, Outcome, Result, Task
 
+INTERRUPTED = 130
 #: A training is one device's, whatever is compared.
 NOT_COMPARED = frozenset({"trainer.devices", "trainer.num_nodes", "trainer.strategy"})
 #: Whose versions a reader wants to know.
@@ -59,6 +60,9 @@ def compare(settings: Settings) -> int:
     name = settings.compare.folder or f"{settings.store.folder}/{study.name}-compare-{over.name}"
     folder = writable(name, "compare.folder")
     trainings = _train(settings, study, over.name, choices, folder)
+    interrupted = len(trainings) < settings.compare.seeds * len(choices)
+    if interrupted and all(training.final is None for training in trainings):
+        return INTERRUPTED  # what an earlier comparison left in the folder stays
     if all(training.final is None for training in trainings):
         reasons = "; ".join(sorted({training.reason or training.outcome for training in trainings}))
         raise RoundFailed(f"No training is complete: {reasons}. The workers' logs are in {folder}.")
@@ -69,7 +73,7 @@ def compare(settings: Settings) -> int:
         target=settings.compare.target,
     )
     _publish(settings, study, over.name, choices, whose, comparison, trainings, folder)
-    return 0
+    return INTERRUPTED if interrupted else 0
 
 
 # -- what is compared -------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ def plan(settings: Settings, study: StudySettings) -> tuple[Parameter, list[Choi
         ConfigError: `compare.over` names nothing, or a choice is none.
     """
     over = _over(settings, study)
-    values = _choices(settings.compare.choices, over)
+    values = _choices(settings.compare.choices, over, dict(_walk("", study.nodes.plain())).get(over.path))
     _refuse_bad_choices(over, values)
     base, whose = values_at(settings, study, settings.compare.at)
     if over.name in study.space.names:
@@ -147,12 +151,14 @@ def _walk(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
 # -- choices ----------------------------------------------------------------------------------------------------
 
 
-def _choices(given: Sequence[Any] | None, over: Parameter) -> list[Any]:
+def _choices(given: Sequence[Any] | None, over: Parameter, own: Any) -> list[Any]:
     if given is not None:
         return [str(value) for value in given] if over.nodes else list(given)
     if isinstance(over.scale, Categorical) and len(over.scale.choices) > 1:
         return list(over.scale.choices)
-    rule = f"is given, because {over.name} has no list of choices of its own"
+    if isinstance(own, bool):
+        return [own, not own]
+    rule = f"must be given, because {over.name} has no list of choices of its own"
     raise ConfigError([Problem("compare.choices", rule, None, f"Write for example '{_example(over)}'.")])
 
 
@@ -293,20 +299,23 @@ def _train(
         for number, (seed, choice) in enumerate(turns)
     ]
     curves: dict[int, list[tuple[float, int, float]]] = {task.trial: [] for task in tasks}
-    done = list[int]()
+    done = dict[int, Result]()
 
     def on_value(task: Task, measured: Measurement) -> None:
         curves[task.trial].append((measured.epoch, measured.step, measured.value))
 
     def on_end(task: Task, result: Result) -> None:
-        done.append(task.trial)
+        done[task.trial] = result
         what = f"{over}={choices[turns[task.trial][1]].label} seed {task.seed}"
         report.say(f"training {len(done)} of {len(tasks)}, {what}: {_ending(result, metric)}")
         if result.outcome is Outcome.NO_OBJECTIVE:
             raise StudyError(f"objective.metric: {result.reason}. Write objective.metric=NAME, or log it.")
 
     launcher = launcher_of(settings, study, folder, most=len(tasks))
-    results = run_batch(launcher, tasks, on_value=on_value, on_end=on_end)
+    try:
+        run_batch(launcher, tasks, on_value=on_value, on_end=on_end)
+    except KeyboardInterrupt:
+        report.say(f"interrupted: {len(done)} of {len(tasks)} trainings are done, and the others are not counted")
     return [
         Training(
             choice=turns[task.trial][1],
@@ -316,7 +325,8 @@ def _train(
             reason=result.reason,
             seconds=result.seconds,
         )
-        for task, result in zip(tasks, results, strict=True)
+        for task in tasks
+        if (result := done.get(task.trial)) is not None
     ]
 
 

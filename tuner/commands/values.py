@@ -43,7 +43,7 @@ def values_at(settings: Settings, study: StudySettings, at: str | None) -> tuple
             )
         return {}, OWN
     record, champion = found
-    problems = list(_problems(champion.params, record, study))
+    problems = [*_problems(champion.params, record, study), *_overwritten(record, settings, study)]
     if problems:
         raise ConfigError(problems)
     if changed := changes(record.identity, settings.identity):
@@ -79,6 +79,16 @@ def _problems(params: Mapping[str, Any], record: RoundRecord, study: StudySettin
         if not _can_have(study.space[name], value):
             remedy = "Write at=defaults, widen the range, or tune again."
             yield Problem("at", f"{whose} has values of the space only", f"{name}={params[name]}", remedy)
+
+
+def _overwritten(record: RoundRecord, settings: Settings, study: StudySettings) -> Iterator[Problem]:
+    """Values that were given since and that the champion's would take the place of: one of the two is a mistake."""
+    for parameter in study.space:
+        before, now = record.identity.get(parameter.path), settings.identity.get(parameter.path)
+        if not parameter.nodes and before != now:
+            rule = f"is set by the champion of {record.name}, whose study had {before}"
+            remedy = "Write at=defaults to train with it, or leave it out."
+            yield Problem(parameter.path, rule, now, remedy)
 
 
 def _can_have(parameter: Parameter, value: Value) -> bool:

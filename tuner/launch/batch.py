@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.errors import RoundFailed, StudyError
+from tuner.errors import StudyError
 from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
-from tuner.training.task import Answer, Measurement, Result, Task
+from tuner.training.task import Answer, Measurement, Outcome, Result, Task
 
 #: Longest wait for the workers' next message, so that Ctrl-C is seen.
 TICK_S = 0.5
@@ -22,6 +22,8 @@ def run_batch(
 ) -> list[Result]:
     """Do all tasks and give their results in the same order; Ctrl-C ends the workers and leaves.
 
+    A task whose worker dies has crashed; the others go on.
+
     Args:
         launcher: the workers, not entered yet.
         tasks: with numbers (`trial`) that differ.
@@ -31,7 +33,6 @@ def run_batch(
 
     Raises:
         StudyError: the study cannot be trained as it is configured.
-        RoundFailed: a worker died in a task.
     """
     batch = _Batch(launcher, tasks, on_value, on_end)
     with launcher:
@@ -71,9 +72,13 @@ class _Batch:
                 self._launcher.reply(worker, Answer.GO_ON)
         elif isinstance(event, Refused):
             raise StudyError(event.text)
-        elif isinstance(event, Lost):
-            raise RoundFailed(f"The worker died: {event.reason}. Its log is in the folder of the workers' logs.")
-        elif isinstance(event, Ended):
-            self.results[event.trial] = event.result
+        else:
+            result = event.result if isinstance(event, Ended) else _of_lost(event)
+            self.results[event.trial] = result
             if self._on_end:
-                self._on_end(task, event.result)
+                self._on_end(task, result)
+
+
+def _of_lost(event: Lost) -> Result:
+    text = f"the worker died: {event.reason}; its log is in the folder of the workers' logs"
+    return Result(Outcome.CRASHED, reason=text, traceback=text)

@@ -123,7 +123,8 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 def _about_the_tests(tested: Sequence[Paired]) -> str:
     pairs = min(test.pairs for test in tested)
-    adjusted = f", adjusted by Holm's procedure for {len(tested)} comparisons" if len(tested) > 1 else ""
+    several = len(tested) > 1
+    adjusted = f", adjusted by Holm's procedure for {len(tested)} comparisons (intervals are not)" if several else ""
     floor = f"; with {pairs} pairs that by sign flips is never below {2 / 2**pairs:.2g}" if pairs < 6 else ""
     return f"p is that of the paired t test over the seeds, two-sided{adjusted}{floor}."
 

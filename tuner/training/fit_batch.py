@@ -15,21 +15,21 @@ STEPS = 2
 
 
 def fit_batch(task: Task, report: Report, interrupted: Interrupted) -> Result:  # noqa: ARG001
-    """The largest power of two that fits, at most `options["most"]`, in `findings["largest"]`; None if not even 1 does.
+    """The largest batch that fits, in `findings["largest"]`: `options["most"]` or a power of two; None if not even 1 does.
 
     From the top, because what fits is tried once and most batches do.
 
     `options["path"]` says where the batch size is written. A crash that is not about memory ends the search: its
     outcome, reason and traceback are the result's.
     """
-    batch = 1 << (int(task.options["most"]).bit_length() - 1)
-    while batch:
+    most = int(task.options["most"])
+    powers = (1 << bit for bit in reversed(range((most - 1).bit_length())))
+    for batch in (most, *powers):
         result = _attempt(task, batch, interrupted)
         if result.outcome is Outcome.STOPPED or result.outcome is Outcome.CRASHED:
             return result
         if result.outcome is not Outcome.OUT_OF_MEMORY:
             return Result(Outcome.COMPLETE, findings={"largest": batch})
-        batch //= 2
     return Result(Outcome.OUT_OF_MEMORY, reason=result.reason, findings={"largest": None})
 
 
