@@ -77,13 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:
     """(command, --config-dir, overrides) of the words of the command line."""
     words = "\n".join(f"  {name:<10} {what}" for name, (what, *_) in COMMANDS.items())
+    keys = "\n".join(f"  {name:<10} {' '.join(command.keys)}" for name, command in COMMANDS.items() if command.keys)
     parser = argparse.ArgumentParser(
         prog="tuner",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="tuner [COMMAND] [study=NAME] [KEY=VALUE ...] [--config-dir DIR]",
-        description=f"Tune the hyperparameters of PyTorch Lightning models.\n\ncommands:\n{words}",
+        description=f"Tune the hyperparameters of PyTorch Lightning models.\n\ncommands:\n{words}\n\n"
+        f"keys of single commands, explained in conf/config.yaml:\n{keys}",
         epilog="examples:\n  tuner study=digits\n  tuner study=digits search=random search.budget=8 space.lr.high=0.5\n"
-        "  tuner champion study=digits\n  tuner status",
+        "  tuner champion study=digits\n  tuner compare study=digits over=schedule seeds=5\n  tuner status",
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--config-dir", metavar="DIR", help="folder with your own study/NAME.yaml (and other groups)")
