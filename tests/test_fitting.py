@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import trials, tune, write_study
 
+from tuner.cli import main
 from tuner.fitting import MOST_COMBINATIONS, BatchFit, batch_path, combinations, divided, key, largest_batch
 from tuner.space import Categorical, Int, LogInt, LogUniform, Parameter, Space
 
@@ -120,6 +121,19 @@ def test_what_was_measured_is_not_measured_again(workdir, seems_to_have_a_gpu, c
     assert tune(workdir, *SEARCH, "trainer.fit_batch=true", "search.trials=3") == 0
     assert "largest batch" not in capsys.readouterr().err
     assert trials(workdir)[2].user_attrs["micro_batch"] == 8
+
+
+def test_other_commands_divide_batches_as_the_round_has_measured(workdir, seems_to_have_a_gpu, capsys):
+    write_study(workdir, module={"mode": "memory for 8"}, data={"batch_size": 32})
+    tune(workdir, *SEARCH, "trainer.fit_batch=true")
+    words = ["study=line", *SEARCH, "trainer.fit_batch=true", "--config-dir", str(workdir / "conf")]
+    for command in (["train"], ["compare", "over=lr", "choices=[0.01,0.1]", "seeds=1"], ["lr-range", "steps=40"]):
+        capsys.readouterr()
+        code = main([*command, *words])
+        told = capsys.readouterr()
+        assert "the batch is trained in 4 parts of 8" in told.err
+        assert "out of memory" not in told.err + told.out
+        assert code == 0 or command[0] == "lr-range", told
 
 
 def test_without_a_gpu_nothing_is_measured(workdir, capsys, monkeypatch):

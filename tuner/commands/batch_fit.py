@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tuner.commands import report
+from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
+from tuner.config.identity import digest
 from tuner.errors import ConfigError, Problem, RoundFailed
 from tuner.fitting import BatchFit, batch_path, combinations, key, largest_batch
 from tuner.launch.batch import run_batch
 from tuner.launch.devices import gpus
-from tuner.store.ledger import Ledger
+from tuner.space import Value
+from tuner.store.database import Database
+from tuner.store.ledger import Ledger, noted_of
+from tuner.store.rounds import Rounds
 from tuner.training.task import Kind, Outcome, Task
 
 #: Under which the ledger notes what was measured.
@@ -56,6 +62,39 @@ def batch_fit(
         for widths, largest in known.items():
             report.say(f"largest batch on the GPU{f' with {widths}' if widths else ''}: {largest}")
     return BatchFit(path, names, known)
+
+
+def known_fit(settings: Settings, study: StudySettings) -> BatchFit | None:
+    """What a round of this study has measured, for the commands that train without one; nothing is measured now."""
+    plain = study.nodes.plain()
+    path = batch_path(study.space, plain["data"]) if study.fit_batch else None
+    if path is None or not Database.is_there(settings.store.url):
+        return None
+    with Database(settings.store.url) as database, database.explained():
+        rounds = Rounds(database)
+        for record in (rounds.of_identity(study.name, digest(settings.identity)), rounds.latest(study.name)):
+            noted = noted_of(database.storage, record.name, NOTE) if record else None
+            if noted is not None:
+                return BatchFit(path, combinations(study.space)[0], noted)
+    return None
+
+
+def divide(
+    fit: BatchFit | None, study: StudySettings, config: dict[str, Any], values: Mapping[str, Value]
+) -> dict[str, Any]:
+    """The configuration of a training outside a round, its batch divided where it has to be.
+
+    Args:
+        fit: what is known of the memory.
+        study: whose own values those are that `values` leaves out.
+        config: changed in place.
+        values: effective ones.
+    """
+    if fit is not None:
+        parts = fit.apply(config, study.space.active({**own_values(study), **values}))
+        if parts:
+            report.say(f"the batch is trained in {parts['accumulate_grad_batches']} parts of {parts['micro_batch']}")
+    return config
 
 
 def _measured(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import platform
@@ -19,8 +18,9 @@ import yaml
 
 from tuner import __version__, advice
 from tuner.commands import report
+from tuner.commands.batch_fit import divide, known_fit
 from tuner.commands.folders import writable
-from tuner.commands.values import values_at
+from tuner.commands.values import own_values, values_at
 from tuner.commands.workers import launcher_of
 from tuner.comparison import Comparison, Training
 from tuner.comparison import compare as compared
@@ -89,8 +89,12 @@ def plan(settings: Settings, study: StudySettings) -> tuple[Parameter, list[Choi
     values = _choices(settings.compare.choices, over, dict(_walk("", study.nodes.plain())).get(over.path))
     _refuse_bad_choices(over, values)
     base, whose = values_at(settings, study, settings.compare.at)
+    fit = known_fit(settings, study)
     if over.name in study.space.names:
-        return over, [Choice(_label(value), _config_of(study, over, value, base)) for value in values], whose
+        configs = [
+            divide(fit, study, _config_of(study, over, value, base), {**base, over.name: value}) for value in values
+        ]
+        return over, [Choice(_label(value), config) for value, config in zip(values, configs, strict=True)], whose
     _refuse_lost_path(study, over.path, base, whose)
     labels = _labels(values)
     ad_hoc = replace(
@@ -99,7 +103,7 @@ def plan(settings: Settings, study: StudySettings) -> tuple[Parameter, list[Choi
         nodes=dict(zip(labels, values, strict=True)) if _has_nodes(values) else {},
     )
     choices = labels if ad_hoc.nodes else values
-    configs = [_config_with(study, ad_hoc, choice, base) for choice in choices]
+    configs = [divide(fit, study, _config_with(study, ad_hoc, choice, base), base) for choice in choices]
     return ad_hoc, [Choice(label, config) for label, config in zip(labels, configs, strict=True)], whose
 
 
@@ -239,7 +243,7 @@ def _label(value: Any, *, in_full: bool = False) -> str:
 def _config_of(study: StudySettings, over: Parameter, value: Value, base: Mapping[str, Value]) -> dict[str, Any]:
     """The nodes with a parameter at a value; those that `scale_with` it follow, those that it switches off are gone."""
     space = study.space
-    own = _own_values(study)
+    own = own_values(study)
     effective = {**own, **base}
     if not _is_there(over, space, effective):
         when = ", ".join(f"{name} is one of {list(allowed)}" for name, allowed in over.when.items())
@@ -252,14 +256,6 @@ def _config_of(study: StudySettings, over: Parameter, value: Value, base: Mappin
         # The label of what is there: what else the study writes into that node stays.
         written |= {name for name in after if space[name].path.startswith(f"{over.path}.")}
     return study.nodes.plain({name: after[name] for name in after if name in written}, space)
-
-
-def _own_values(study: StudySettings) -> dict[str, Value]:
-    own: dict[str, Value] = {}
-    for parameter in study.space:
-        with contextlib.suppress(LookupError):
-            own[parameter.name] = study.nodes.own_value(parameter, study.space)
-    return own
 
 
 def _is_there(over: Parameter, space: Space, effective: Mapping[str, Value]) -> bool:

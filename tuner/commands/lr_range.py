@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tuner.chosen import expected_draws
 from tuner.commands import report
+from tuner.commands.batch_fit import divide, known_fit
 from tuner.commands.folders import writable
 from tuner.commands.values import OWN, values_at
 from tuner.commands.workers import launcher_of
@@ -93,7 +94,7 @@ def tested(
     test = settings.lr_range
     task = Task(
         trial=0,
-        config=config,
+        config=divide(known_fit(settings, study), study, config, values),
         metric=study.objective.metric,
         seed=settings.seed,
         folder=str(folder.absolute()),

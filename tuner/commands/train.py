@@ -10,6 +10,7 @@ import yaml
 
 from tuner import advice
 from tuner.commands import report
+from tuner.commands.batch_fit import divide, known_fit
 from tuner.commands.folders import writable
 from tuner.commands.values import values_at
 from tuner.commands.workers import launcher_of
@@ -32,7 +33,7 @@ def train(settings: Settings) -> int:
     folder = writable(settings.train.folder or f"{settings.store.folder}/{study.name}-final", "train.folder")
     task = Task(
         trial=0,
-        config=study.nodes.plain(values, study.space),
+        config=divide(known_fit(settings, study), study, study.nodes.plain(values, study.space), values),
         metric=study.objective.metric,
         seed=settings.seed,
         folder=str(folder),

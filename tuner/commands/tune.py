@@ -22,6 +22,7 @@ from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
 from tuner.commands.folders import writable
 from tuner.commands.lr_range import check_search, first_stage
+from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
@@ -236,10 +237,7 @@ def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:
 
 def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
     """The study's own values of its parameters, as they would be drawn, and those that are not in the space."""
-    own: dict[str, Value] = {}
-    for parameter in study.space:
-        with contextlib.suppress(LookupError):
-            own[parameter.name] = study.nodes.own_value(parameter, study.space)
+    own = own_values(study)
     drawn = study.space.drawn(own)
     missing = []
     for parameter in study.space:

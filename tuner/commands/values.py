@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,15 @@ def values_at(settings: Settings, study: StudySettings, at: str | None) -> tuple
             f"The values are those of the champion of {record.name}; since then has changed: {'; '.join(changed)}"
         )
     return study.space.active(champion.params), f"the champion of {record.name}, trial {champion.trial}"
+
+
+def own_values(study: StudySettings) -> dict[str, Value]:
+    """The study's own effective values, of the parameters that its nodes have one for."""
+    own: dict[str, Value] = {}
+    for parameter in study.space:
+        with contextlib.suppress(LookupError):
+            own[parameter.name] = study.nodes.own_value(parameter, study.space)
+    return own
 
 
 def _champion(settings: Settings, study: StudySettings) -> tuple[RoundRecord, Champion] | None:

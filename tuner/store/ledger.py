@@ -196,6 +196,14 @@ class Ledger:
 _NOTHING = object()
 
 
+def noted_of(storage: RDBStorage, name: str, key: str) -> Any:
+    """What was noted of a round that is not open, by its name; None for nothing."""
+    try:
+        return storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(key)
+    except KeyError:
+        return None  # cut off before it had a study
+
+
 def values_of(trial: FrozenTrial, space: Space) -> dict[str, Value]:
     """The values of a trial's parameters by their short names.
 
