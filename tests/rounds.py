@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -63,3 +67,22 @@ def facts(folder: Path, name: str = "line-1") -> list[tuple[object, ...]]:
         )
         for trial in trials(folder, name)
     ]
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`python -m tuner` as a process group of its own, in `folder`, with `faulty.py` on its path."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuner", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process that gets Ctrl-C still says on (standard output, standard error)."""
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=60)

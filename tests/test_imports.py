@@ -36,7 +36,9 @@ def reaches(names: set[str], *packages: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "file",
-    files("space.py", "advice.py", "errors.py", "comparison.py", "lr_range.py", "fitting.py", "search/*.py"),
+    files(
+        "space.py", "advice.py", "errors.py", "comparison.py", "lr_range.py", "fitting.py", "formulas.py", "search/*.py"
+    ),
     ids=lambda file: file.name,
 )
 def test_the_searchs_rules_are_pure(file):

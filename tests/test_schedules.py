@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from tuner import schedules
+from tuner import formulas, schedules
 from tuner.config import load
 from tuner.errors import ConfigError
 from tuner.schedules import configure
@@ -45,18 +45,18 @@ class Case:
 
 CASES = {
     "constant": Case({}, {}, lambda i: 1.0),
-    "linear": Case({"total": 9}, {"total": TOTAL}, schedules.linear_factor),
-    "inverse_time": Case({"decay": 0.3}, {"decay": st.floats(0, 5)}, schedules.inverse_time_factor),
-    "exponential": Case({"gamma": 0.8}, {"gamma": SHARE}, schedules.exponential_factor),
-    "inverse_sqrt_epoch": Case({"k": 1.0}, {"k": st.floats(0.1, 3)}, schedules.inverse_sqrt_factor),
-    "inverse_sqrt_minibatch": Case({"k": 2.0}, {"k": st.floats(0.1, 3)}, schedules.inverse_sqrt_factor, "step"),
+    "linear": Case({"total": 9}, {"total": TOTAL}, formulas.linear_factor),
+    "inverse_time": Case({"decay": 0.3}, {"decay": st.floats(0, 5)}, formulas.inverse_time_factor),
+    "exponential": Case({"gamma": 0.8}, {"gamma": SHARE}, formulas.exponential_factor),
+    "inverse_sqrt_epoch": Case({"k": 1.0}, {"k": st.floats(0.1, 3)}, formulas.inverse_sqrt_factor),
+    "inverse_sqrt_minibatch": Case({"k": 2.0}, {"k": st.floats(0.1, 3)}, formulas.inverse_sqrt_factor, "step"),
     "hold_then_decay": Case(
         {"hold": 3},
         {"hold": st.integers(0, 30), "rate": st.floats(0.01, 2)},
-        schedules.hold_then_decay_factor,
+        formulas.hold_then_decay_factor,
     ),
-    "step": Case({"every": 2, "factor": 0.1}, {"every": st.integers(1, 9), "factor": SHARE}, schedules.step_factor),
-    "cosine": Case({"total": 9}, {"total": TOTAL}, schedules.cosine_factor),
+    "step": Case({"every": 2, "factor": 0.1}, {"every": st.integers(1, 9), "factor": SHARE}, formulas.step_factor),
+    "cosine": Case({"total": 9}, {"total": TOTAL}, formulas.cosine_factor),
     "one_cycle": Case(
         {"total": 20},
         {
@@ -65,13 +65,13 @@ CASES = {
             "div_factor": st.floats(1, 30),
             "final_div_factor": st.floats(1, 1e5),
         },
-        schedules.one_cycle_factor,
+        formulas.one_cycle_factor,
         "step",
         falls=False,
     ),
     "plateau": Case({"mode": "min", "patience": 0, "monitor": "val/loss"}, {}, None, falls=False),
     "gradient_norm": Case({}, {}, None, "step", falls=False),
-    "warmup": Case({"steps": 4}, {"steps": st.integers(0, 30)}, schedules.warmup_factor, "step", falls=False),
+    "warmup": Case({"steps": 4}, {"steps": st.integers(0, 30)}, formulas.warmup_factor, "step", falls=False),
 }
 FORMULAS = [name for name, case in CASES.items() if case.factor]
 
@@ -419,40 +419,40 @@ def test_a_schedule_may_count_minibatches_instead(name):
 @pytest.mark.parametrize(
     ("made", "factor", "interval"),
     [
-        (partial(schedules.linear), partial(schedules.linear_factor, total=EPOCHS), "epoch"),
-        (partial(schedules.cosine), partial(schedules.cosine_factor, total=EPOCHS), "epoch"),
-        (partial(schedules.cosine, interval="step"), partial(schedules.cosine_factor, total=20), "step"),
+        (partial(schedules.linear), partial(formulas.linear_factor, total=EPOCHS), "epoch"),
+        (partial(schedules.cosine), partial(formulas.cosine_factor, total=EPOCHS), "epoch"),
+        (partial(schedules.cosine, interval="step"), partial(formulas.cosine_factor, total=20), "step"),
         (
             {"scheduler": schedules.linear, "interval": "step"},
-            partial(schedules.linear_factor, total=20),
+            partial(formulas.linear_factor, total=20),
             "step",
         ),
-        (schedules.one_cycle, partial(schedules.one_cycle_factor, total=20), "step"),
+        (schedules.one_cycle, partial(formulas.one_cycle_factor, total=20), "step"),
         (
             partial(lr_scheduler.OneCycleLR, max_lr=0.1),
-            partial(schedules.one_cycle_factor, total=20),
+            partial(formulas.one_cycle_factor, total=20),
             "step",
         ),
         (
             partial(lr_scheduler.OneCycleLR, max_lr=0.1, epochs=5),
-            partial(schedules.one_cycle_factor, total=25),
+            partial(formulas.one_cycle_factor, total=25),
             "step",
         ),
         (
             {"scheduler": partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=30), "interval": "step"},
-            partial(schedules.one_cycle_factor, total=30),
+            partial(formulas.one_cycle_factor, total=30),
             "step",
         ),
-        (lr_scheduler.CosineAnnealingLR, partial(schedules.cosine_factor, total=EPOCHS), "epoch"),
-        (partial(lr_scheduler.CosineAnnealingLR, T_max=7), partial(schedules.cosine_factor, total=7), "epoch"),
+        (lr_scheduler.CosineAnnealingLR, partial(formulas.cosine_factor, total=EPOCHS), "epoch"),
+        (partial(lr_scheduler.CosineAnnealingLR, T_max=7), partial(formulas.cosine_factor, total=7), "epoch"),
         (
             {"scheduler": partial(lr_scheduler.ExponentialLR, gamma=0.9), "interval": "step"},
-            partial(schedules.exponential_factor, gamma=0.9),
+            partial(formulas.exponential_factor, gamma=0.9),
             "step",
         ),
         (
             lambda optimizer: lr_scheduler.StepLR(optimizer, 2),
-            partial(schedules.step_factor, every=2, factor=0.1),
+            partial(formulas.step_factor, every=2, factor=0.1),
             "epoch",
         ),
         (None, lambda i: 1.0, "epoch"),
@@ -480,18 +480,18 @@ def test_a_training_without_an_end_needs_a_total():
     with pytest.raises(ConfigError, match=r"schedule\.total.*length of the training"):
         fitted(Regression(schedules.one_cycle), DataLoader(Stream(), 4))
     rates = fitted(Regression(partial(schedules.one_cycle, total=20)), DataLoader(Stream(), 4))
-    assert rates == course(partial(schedules.one_cycle_factor, total=20), "step")
+    assert rates == course(partial(formulas.one_cycle_factor, total=20), "step")
 
 
 @pytest.mark.parametrize(
     ("made", "steps", "factor"),
     [
-        (schedule("warmup", epochs=1, after=schedules.cosine), 5, lambda i: schedules.cosine_factor(i // 5, 3)),
-        (schedule("warmup", steps=7, after=schedules.linear), 7, lambda i: schedules.linear_factor(i // 5, 3)),
+        (schedule("warmup", epochs=1, after=schedules.cosine), 5, lambda i: formulas.cosine_factor(i // 5, 3)),
+        (schedule("warmup", steps=7, after=schedules.linear), 7, lambda i: formulas.linear_factor(i // 5, 3)),
         (
             schedule("warmup", epochs=0.4, after=partial(schedules.linear, interval="step")),
             2,
-            lambda i: schedules.linear_factor(i, 18),
+            lambda i: formulas.linear_factor(i, 18),
         ),
         (schedule("warmup", steps=3, after=partial(lr_scheduler.StepLR, step_size=2)), 3, lambda i: 0.1 ** (i // 10)),
         (schedule("warmup", steps=100, after=schedules.cosine), 100, None),  # longer than the training
@@ -506,7 +506,7 @@ def test_behind_a_warm_up_a_schedule_has_what_is_left_of_the_training(made, step
 
 def test_one_cycle_behind_a_warm_up_ends_with_the_training():
     rates = fitted(Regression(schedule("warmup", steps=4, after=schedules.one_cycle)))
-    assert rates[4:] == pytest.approx([0.1 * schedules.one_cycle_factor(i, 16) for i in range(16)])
+    assert rates[4:] == pytest.approx([0.1 * formulas.one_cycle_factor(i, 16) for i in range(16)])
 
 
 def test_the_gradients_norm_moves_the_rate_in_lightning():
@@ -555,7 +555,7 @@ def test_a_node_may_stand_in_a_warm_up_and_in_lightnings_dictionary():
     warm = [0.1 * (i + 1) / 6 for i in range(5)]
     assert rates == pytest.approx([*warm, *[0.1] * 5, *[0.1 / math.e] * 5, *[0.1 / math.e**2] * 5])
     stepped = fitted(attached({"scheduler": node("linear", total=40), "interval": "step"}))
-    assert stepped == course(partial(schedules.linear_factor, total=40), "step")
+    assert stepped == course(partial(formulas.linear_factor, total=40), "step")
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -619,7 +619,7 @@ def test_schedules_are_labelled_choices_of_a_study_with_arguments_that_are_tuned
     assert (entry["monitor"], entry["scheduler"].mode) == ("val/loss", "min")
     rates = fitted(module(schedule="warm", warm_steps=5))
     warm = [0.1 * (i + 1) / 6 for i in range(5)]
-    assert rates == pytest.approx([*warm, *[0.1 * schedules.cosine_factor(i // 5, 3) for i in range(15)]])
+    assert rates == pytest.approx([*warm, *[0.1 * formulas.cosine_factor(i // 5, 3) for i in range(15)]])
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
+from tuner.crashes import Crashes, place_of
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
 from tuner.fitting import BatchFit
 from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
@@ -32,8 +33,6 @@ from tuner.trials import NO_CHECKPOINT, Trials
 TICK_S = 0.5
 #: A worker that was told to stop and does not within this time is killed: it hangs in the user's code.
 STOP_S = 10.0
-#: So many first trials that all crash in the same place are the code's fault, not the configurations'.
-SAME_CRASHES = 3
 #: Characters of a traceback that are stored with its trial; the end of it names the error.
 TRACEBACK_CHARACTERS = 20_000
 
@@ -132,7 +131,7 @@ class Round:
         self._seconds_before, self._began = seconds_used, clock()
         self._jobs: dict[int, _Job] = {}  # by trial
         self._validations = collections.Counter[int]()
-        self._crashes: list[tuple[str, str]] = []
+        self._crashes = Crashes(self.plan.trials)
         self._ended = False
         self.ending: Ending | None = None
         self.reason = ""
@@ -412,14 +411,11 @@ class Round:
     def _crashed(self, number: int, result: Result, facts: Mapping[str, Any]) -> None:
         traceback = result.traceback[-TRACEBACK_CHARACTERS:]
         self._trials.ended(number, State.CRASHED, reason=result.reason, traceback=traceback, **facts)
-        self._stop_if_hopeless(_place(result.traceback), result.traceback)
+        self._stop_if_hopeless(place_of(result.traceback), result.traceback)
 
     def _stop_if_hopeless(self, place: str, text: str) -> None:
-        self._crashes.append((place, text))
-        alike = len({place for place, _ in self._crashes}) == 1
         trained = any(entry.readings or entry.state is State.PRUNED for entry in self.history)
-        if alike and not trained and len(self._crashes) >= min(SAME_CRASHES, self.plan.trials or SAME_CRASHES):
-            raise RoundFailed(f"The first {len(self._crashes)} trials failed in the same way:\n\n{text}")
+        self._crashes.add(place, text, trained=trained)
 
     def _no_objective(self, result: Result) -> Problem:
         metric = self.study.objective.metric
@@ -443,11 +439,3 @@ class Round:
         for number in self.history.numbers(State.PAUSED):
             reason = f"not among the best at epoch {self.history[number].last_epoch}"
             self._trials.close(number, State.PRUNED, paused_at=None, reason=reason)
-
-
-def _place(traceback: str) -> str:
-    """Where and how a crash happened, without the values that differ between configurations."""
-    lines = [line for line in traceback.splitlines() if line.strip()]
-    frames = [line.strip() for line in lines if line.lstrip().startswith("File ")]
-    kind = lines[-1].partition(":")[0] if lines else ""
-    return f"{frames[-1] if frames else ''} {kind}"

@@ -2,15 +2,12 @@
 
 import csv
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from rounds import tune, write_study
+from rounds import interrupted, start, tune, write_study
 
 from tuner.cli import main
 from tuner.commands.compare import _command, plan
@@ -243,15 +240,11 @@ def test_without_a_database_there_is_no_champion_and_none_is_made(workdir):
 def test_ctrl_c_leaves_cleanly(tmp_path):
     conf = str(write_study(tmp_path, module={"pause_s": 0.1}))
     words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "trainer.max_epochs=50", "--config-dir", conf]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", *words], cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start(tmp_path, *words)
     epochs = tmp_path / "epochs.txt"
     while not epochs.is_file():
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = interrupted(process)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not out
@@ -260,15 +253,11 @@ def test_ctrl_c_leaves_cleanly(tmp_path):
 def test_ctrl_c_keeps_the_trainings_that_are_done(tmp_path):
     conf = str(write_study(tmp_path, module={"pause_s": 0.02}))
     words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "seeds=50", "--config-dir", conf]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", *words], cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start(tmp_path, *words)
     for line in process.stderr:
         if line.startswith("training 3 of 100"):
             break
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = interrupted(process)
     assert process.returncode == 130
     assert "of 100 trainings are done" in err
     assert "0.01" in out

@@ -1,16 +1,12 @@
 """`tuner train` as a user runs it: the champion, trained in full on all data, in a checkpoint."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 from faulty import Line
-from rounds import tune, write_study
+from rounds import interrupted, start, tune, write_study
 
 from studies.digits import MLP, Digits
 from tuner.cli import main
@@ -123,14 +119,10 @@ def test_a_champion_from_a_round_is_what_is_trained(workdir, capsys):
 def test_ctrl_c_leaves_cleanly_and_without_a_checkpoint(tmp_path):
     conf = str(write_study(tmp_path, module={"pause_s": 0.1}))
     words = ["train", "study=line", "trainer.max_epochs=50", "--config-dir", conf]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": TESTS},
-        start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start(tmp_path, *words)
     while not (tmp_path / "epochs.txt").is_file():
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = interrupted(process)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not out
