@@ -8,8 +8,6 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tuner"
 #: Modules of search/ that are adapters to Optuna.
 ADAPTERS = {"search/sampler.py", "search/seeded.py", "search/pruner.py", "search/distributions.py"}
-#: The one module at the top of the package that is for workers and users' modules alone.
-SCHEDULES = PACKAGE / "schedules.py"
 PURE = {"numpy", "scipy", "sklearn"}
 STANDARD = set(__import__("sys").stdlib_module_names)
 
@@ -64,8 +62,6 @@ def test_training_knows_no_database_and_no_worker(file):
     "file", files("store/**/*.py", "config/*.py", "commands/*.py", "*.py"), ids=lambda file: file.name
 )
 def test_the_controllers_process_never_imports_torch(file):
-    if file == SCHEDULES:
-        return  # it makes torch's schedulers; who imports it is held below
     assert not reaches(imports(file), "torch", "lightning", "tuner.training.run", "tuner.launch.worker")
 
 
@@ -75,8 +71,15 @@ def test_the_controllers_process_never_imports_torch(file):
     ids=lambda file: file.name,
 )
 def test_the_controllers_process_never_imports_the_schedules(file):
-    if str(file.relative_to(PACKAGE)) not in {"schedules.py", "launch/worker.py", "launch/preload.py"}:
+    if str(file.relative_to(PACKAGE)) not in {"launch/worker.py", "launch/preload.py"}:
         assert not reaches(imports(file), "tuner.schedules")
+
+
+@pytest.mark.parametrize("file", files("schedules/*.py"), ids=lambda file: file.name)
+def test_schedules_serve_any_module(file):
+    """Nothing of a study, a trial or a worker: a user's module or plain torch loop imports them alone."""
+    ours = reaches(imports(file), "tuner") - {"tuner"}
+    assert not ours - reaches(ours, "tuner.schedules", "tuner.formulas", "tuner.errors")
 
 
 @pytest.mark.parametrize("file", files("config/*.py", "cli.py", "__main__.py", "errors.py"), ids=lambda file: file.name)
