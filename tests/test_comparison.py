@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tuner.comparison import Training, compare, epochs_to, holm, paired, sign_flip_p, verdict
+from tuner.comparison import Training, compare, epochs_to, holm, lack, paired, sign_flip_p, verdict
 from tuner.report import comparison as shown
 
 VALUES = st.floats(-100, 100).map(lambda value: round(value, 3))
@@ -139,6 +139,33 @@ def test_the_target_is_what_the_first_choice_reaches_unless_it_is_given():
     assert given_target.target_given
 
 
+def test_where_the_target_is_from_is_said():
+    said = "The target, val/loss ≥ 2, is the mean that the first choice, choice 0, reaches in the end; target=VALUE"
+    assert shown.notes(of([[1.0, 3.0], [6.0, 0.5]])[0], MADE)[0].startswith(said)
+    given_target, _ = of([[1.0, 3.0], [6.0, 0.5]], target=0.5)
+    assert shown.notes(given_target, MADE)[0] == "The target, val/loss ≥ 0.5, is the one that compare.target gives."
+
+
+LACKING = [
+    # (outcomes of the trainings, what is said, whether the choice fails)
+    (["crashed", "crashed"], "a has no complete training (2 crashed); the first: reason 0", True),
+    (["diverged", "crashed"], "a has no complete training (1 diverged, 1 crashed); the first: reason 0", False),
+    (["out of memory"], "a has no complete training (1 out of memory); the first: reason 0", False),
+    (["complete", "crashed"], None, False),
+    ([], "a has no training that is done", False),
+]
+
+
+@pytest.mark.parametrize(("outcomes", "said", "fails"), LACKING)
+def test_a_choice_without_a_complete_training_is_named_with_the_first_reason(outcomes, said, fails):
+    trainings = [
+        Training(0, seed, outcome, ((1.0, 1, 0.5),) if outcome == "complete" else (), f"reason {seed}.")
+        for seed, outcome in enumerate(outcomes)
+    ]
+    (summary,) = compare(["a"], trainings, maximize=True).summaries
+    assert (lack(summary), summary.fails) == (said, fails)
+
+
 @given(st.floats(1e-3, 1e3), st.integers(1, 12), st.booleans())
 def test_equal_values_reach_their_own_mean(value, count, maximize):
     trainings = [Training(0, seed, "complete", ((1.0, 1, value),)) for seed in range(count)]
@@ -150,8 +177,10 @@ def test_without_a_complete_training_of_the_first_choice_there_is_no_target_and_
     assert comparison.target is None
     assert comparison.summaries[1].epochs is None
     assert comparison.summaries[1].paired.difference is None
-    assert shown.verdicts(comparison) == [
-        "choice 1 cannot be compared with choice 0: there is no seed with which both are complete."
+    assert shown.notes(comparison, MADE) == [
+        "There is no target: choice 0, whose mean it would be, has no complete training. target=VALUE sets one.",
+        "choice 0 has no complete training (2 crashed); the first: crashed.",
+        "choice 1 cannot be compared with choice 0: there is no seed with which both are complete.",
     ]
 
 

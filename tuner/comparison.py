@@ -11,8 +11,9 @@ same first one are several chances to be wrong: p is adjusted by Holm's procedur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
@@ -27,6 +28,7 @@ ROUNDING = 1e-12
 
 COMPLETE = "complete"
 DIVERGED = "diverged"
+CRASHED = "crashed"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Training:
         curve: (epochs trained, optimizer steps, objective) after each validation, in order.
         reason: one line where it is not complete.
         seconds: it took.
+        traceback: of a crash, in full.
     """
 
     choice: int
@@ -48,6 +51,7 @@ class Training:
     curve: tuple[tuple[float, int, float], ...] = ()
     reason: str = ""
     seconds: float = 0.0
+    traceback: str = ""
 
     @property
     def final(self) -> float | None:
@@ -87,6 +91,8 @@ class Summary:
             reach it, None where there is no target.
         never: trainings that did not reach the target.
         paired: against the first choice; None for the first choice itself.
+        incomplete: trainings that are not complete by their outcome, the outcome of the first one first.
+        reason: of the first training that is not complete.
     """
 
     label: str
@@ -99,6 +105,13 @@ class Summary:
     epochs: float | None
     never: int
     paired: Paired | None
+    incomplete: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether it has no complete training because every one of its trainings crashed."""
+        return self.trainings > 0 and self.incomplete.get(CRASHED) == self.trainings
 
 
 @dataclass(frozen=True)
@@ -219,6 +232,16 @@ def verdict(summary: Summary, first: str, *, maximize: bool) -> str:
     return f"{summary.label} and {first} cannot be told apart by their final values (p = {test.p:.2g}){few}{note}"
 
 
+def lack(summary: Summary) -> str | None:
+    """Why a choice has no value to compare, in a sentence without a full stop; None where it has one."""
+    if summary.complete:
+        return None
+    if not summary.trainings:
+        return f"{summary.label} has no training that is done"
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in summary.incomplete.items())
+    return f"{summary.label} has no complete training ({counts}); the first: {summary.reason.rstrip('.')}"
+
+
 def _seeds(pairs: int) -> str:
     return "the one seed there is" if pairs == 1 else "every seed"
 
@@ -228,6 +251,7 @@ def _summary(
 ) -> Summary:
     finals = _finals(group)
     epochs = [] if goal is None else [epochs_to(training, goal, maximize=maximize) for training in group]
+    lost = [training for training in group if training.final is None]
     diverged = sum(training.outcome == DIVERGED for training in group)
     return Summary(
         label=label,
@@ -240,6 +264,8 @@ def _summary(
         epochs=_median(epochs),
         never=sum(math.isinf(count) for count in epochs),
         paired=test,
+        incomplete=Counter(training.outcome for training in lost),
+        reason=(lost[0].reason or lost[0].outcome) if lost else "",
     )
 
 

@@ -11,10 +11,11 @@ noise of single batches nor the size of the loss matters:
 | unstable | too high | from there on |
 
 The fall is that of the smoothed curve, from the level of the first losses to its lowest point; where three standard
-errors of the curve are more than a tenth of it, they define the borders. The suggested value is the middle of the
-falling slope: where half of the fall has been made. As half of the slope over log lr lies on either side of it, it is
-the median of the slope; the place where the slope is steepest, which fastai and Lightning look for, is the mode, which
-one batch can move, and over lr instead of log lr it lies at the low end.
+errors of the curve are more than a tenth of it, they define the borders. The suggested value is where half of the fall
+has been made, for the last time before the lowest point; that need not be the middle of the falling zone. As half of
+the slope over log lr lies on either side of it, it is the median of the slope; the place where the slope is steepest,
+which fastai and Lightning look for, is the mode, which one batch can move, and over lr instead of log lr it lies at
+the low end.
 
 How the losses are obtained is the business of `tuner.training.lr_range`.
 """
@@ -84,7 +85,7 @@ class Suggestion:
     """What to train with and what to search, learning rates.
 
     Attributes:
-        value: the middle of the falling slope.
+        value: where half of the fall has been made.
         low: where the falling zone begins.
         high: where it ends.
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,7 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from rounds import facts, trials, write_study
+
+from tuner.cli import COMMANDS, main
+from tuner.config.compose import compose_config
 
 TUNER = [sys.executable, "-m", "tuner"]
 SMALL = ["study=digits", "search.budget=2", "trainer.max_epochs=4", "launcher.workers=2"]
@@ -213,17 +218,76 @@ def test_a_study_without_rounds_has_no_champion(tmp_path):
     assert "study=digits" in told.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["tnue"], ["--nonsense"], []], ids=str)
+QUICK = [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+
+
+@pytest.mark.parametrize("words", [*QUICK, ["tnue"], ["tnue", "--help"], ["--nonsense"], []], ids=str)
 def test_words_that_need_no_study_do_not_import_torch(words, tmp_path):
     script = (
         "import sys\nfrom tuner.cli import main\ntry:\n    code = main(sys.argv[1:])\nexcept SystemExit as error:\n    code = error.code\n"
-        "print({'torch', 'optuna', 'lightning'} & set(sys.modules), code)"
+        "heavy = {'torch', 'optuna', 'lightning'} | ({'hydra', 'omegaconf'} if '--help' in sys.argv else set())\n"
+        "print(heavy & set(sys.modules), code)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in ran.stderr
-    assert ran.stdout.splitlines()[-1] == f"set() {0 if words in (['--help'], ['--version']) else 2}"
+    assert ran.stdout.splitlines()[-1] == f"set() {0 if words in QUICK else 2}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_has_its_keys_with_what_they_mean_and_an_example(capsys, name):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    command = COMMANDS[name]
+    for key, (what, default) in {**command.keys, **command.usual}.items():
+        assert re.search(
+            rf"^  {re.escape(key)}= +{re.escape(what)} \(default: {re.escape(default)}\)$", told, re.MULTILINE
+        )
+    assert all(f"\n  tuner {example}\n" in told for example in command.examples)
+    assert command.examples
+
+
+#: Where the name of a group's choice stands in the configuration.
+NAMED = {"search": "search.draws", "pruner": "pruner.rule"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_defaults_that_help_shows_are_those_of_the_configuration(name):
+    config = compose_config(["study=digits"], None)
+    command, section = COMMANDS[name], name.replace("-", "_")
+    for key, shown in {**{f"{section}.{key}": own for key, own in command.keys.items()}, **command.usual}.items():
+        if key in ("study", "trainer.max_epochs"):
+            continue  # of these every study has its own
+        value = OmegaConf.select(config, NAMED.get(key, key), throw_on_missing=True)
+        if value is None:
+            assert " " in shown.default, f"{key} says in words what null means"
+        else:
+            assert type(value)(shown.default) == value, key
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "study=digits", "ovr=lr"], "ovr: is a key of the configuration; got 'ovr'. Did you mean over"),
+        (["lr-range", "study=digits", "hihg=1"], "Did you mean high"),
+        (["train", "study=digits", "over=lr"], "It is a key of tuner compare."),
+        (["study=digits", "folder=here"], "It is a key of tuner train and tuner compare and tuner lr-range."),
+        (["compare", "study=digits", "+over=lr"], "Write over=VALUE."),
+        (["compare", "study=digits", "trianer.max_epochs=2"], "Did you mean trainer"),
+        (["study=digits", "qqq=lr"], "qqq: is a key of the configuration; got 'qqq'. There is: compare"),
+        (["cmopare", "study=digits"], "there is no command cmopare. Did you mean compare?"),
+    ],
+)
+def test_a_misspelt_key_names_those_that_the_command_takes(workdir, capsys, words, said):
+    try:
+        code = main(words)
+    except SystemExit as left:
+        code = left.code
+    assert code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_digits_learn_between_bounds_that_can_be_pasted(workdir, capsys):
     (falls, unstable), (suggested,) = numbers(out, "falling:"), numbers(out, "suggested:")
     # SGD with momentum 0.9 and batch norm: 0.1 is usual; far below nothing moves in 150 steps, and 2 is too much.
     assert 1e-4 < falls < 5e-3 < suggested * 2 < 0.2 < unstable < 3
+    assert re.search(r"suggested: \S+, where half of the fall has been made", out)
     pasted = re.search(r"space\.lr\.low=\S+ space\.lr\.high=\S+", out)[0].split()
     scale = load(["study=digits", *pasted]).study.space["lr"].scale
     assert (scale.low, scale.high) == (falls, unstable)
@@ -56,7 +57,7 @@ def test_a_range_that_is_too_low_is_told_and_nothing_suggested(workdir, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["at=champion"], 1, "has no champion"),
+        (["at=champion"], 2, "has no champion"),
         (["module.mode=raise"], 1, "ValueError: what a pity"),
         (["module.mode=raise in init"], 1, "ValueError: no module today"),
         (["data.broken=true"], 1, "no batch today"),

@@ -64,7 +64,7 @@ def test_loaders_of_a_function_are_joined_and_a_missing_test_is_told(workdir, ca
         ("diverge", "diverged: training loss is nan"),
         ("raise", "crashed: ValueError: what a pity"),
         ("raise in init", "no module today"),
-        ("exit", "the worker died: left with exit code 3"),
+        ("exit", "the worker died: left with exit code 3, and so did 2 before it"),
     ],
 )
 def test_a_training_that_does_not_complete_is_told_and_leaves_nothing(workdir, capsys, mode, said):
@@ -87,7 +87,7 @@ def test_a_training_that_does_not_complete_is_told_and_leaves_nothing(workdir, c
 )
 def test_mistakes_are_told_before_any_work(workdir, capsys, words, said):
     (workdir / "study.yaml").touch()
-    assert main(["train", "study=digits", *words]) in (1, 2)
+    assert main(["train", "study=digits", *words]) == 2
     told = capsys.readouterr()
     assert said in told.err
     assert not told.out
@@ -114,6 +114,14 @@ def test_a_champion_from_a_round_is_what_is_trained(workdir, capsys):
     found, _ = document(capsys)
     assert found["values"].startswith("the champion of line-1, trial ")
     assert f"{found['params']['lr']:.6g}" in (workdir / "epochs.txt").read_text().splitlines()[-1]
+
+
+def test_a_worker_that_is_killed_is_told_and_the_training_starts_again(workdir, capsys):
+    conf = str(write_study(workdir))
+    assert main(["train", "study=line", "module.mode=killed once", "--config-dir", conf]) == 0
+    found, err = document(capsys)
+    assert found["epochs"] == 4
+    assert "training: the worker died: ended by SIGKILL" in err
 
 
 def test_ctrl_c_leaves_cleanly_and_without_a_checkpoint(tmp_path):

@@ -114,7 +114,13 @@ def _measured(
         for number, values in enumerate(measured)
     ]
     found: dict[str, int] = {}
-    results = run_batch(launcher_of(settings, study, root, len(tasks)), tasks, on_tick=tick)
+    results = run_batch(
+        launcher_of(settings, study, root, len(tasks)),
+        tasks,
+        retries=settings.launcher.max_retries,
+        on_retry=lambda _, note: report.say(f"largest batch: {note}"),
+        on_tick=tick,
+    )
     for values, result in zip(measured, results, strict=True):
         widths = key({name: values[name] for name in names if name in values})
         if result.outcome is Outcome.CRASHED:

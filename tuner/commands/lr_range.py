@@ -53,7 +53,7 @@ def lr_range(settings: Settings) -> int:
     for finding in reading.findings:
         report.put(f"  {finding.value}")
     if reading.suggestion is not None:
-        report.put(f"  suggested: {_short(reading.suggestion.value)}, the middle of the falling slope")
+        report.put(f"  suggested: {_short(reading.suggestion.value)}, where half of the fall has been made")
         for line in overrides(study, values, reading.suggestion):
             report.put(f"  {line}")
     report.put(f"figure: {picture}")
@@ -101,13 +101,17 @@ def tested(
         kind=Kind.LR_RANGE,
         options={"low": test.low, "high": test.high, "steps": test.steps},
     )
-    (result,) = run_batch(launcher_of(settings, study, folder.absolute(), most=1), [task])
+    (result,) = run_batch(
+        launcher_of(settings, study, folder.absolute(), most=1),
+        [task],
+        retries=settings.launcher.max_retries,
+        on_retry=lambda _, note: report.say(f"range test: {note}"),
+    )
     found = result.findings
     if result.outcome is not Outcome.COMPLETE:
         where = f" at lr {_short(found['lrs'][-1])}" if found.get("lrs") else " before its first step"
-        raise RoundFailed(
-            f"The range test of {study.name} {result.outcome}{where}: {result.reason}\n{result.traceback}"
-        )
+        trace = f"\n{result.traceback}" if result.traceback not in ("", result.reason) else ""
+        raise RoundFailed(f"The range test of {study.name} {result.outcome}{where}: {result.reason}{trace}")
     return result, read_curve(found["lrs"], found["losses"], exploded=found["exploded"])
 
 

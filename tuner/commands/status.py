@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from tuner import advice
 from tuner.commands import report
 from tuner.config import Settings
 from tuner.store.database import Database
+from tuner.store.leases import Leases
 from tuner.store.overview import overview
-from tuner.store.rounds import Owner, RoundRecord, Rounds, RoundState
+from tuner.store.rounds import RoundRecord, Rounds, RoundState
 
 
 def status(settings: Settings) -> int:
@@ -29,9 +28,9 @@ def status(settings: Settings) -> int:
 
 
 def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
-    seen = overview(database, record.name)
+    seen, doing = overview(database, record.name), _doing(record, database)
     report.put(
-        f"{record.name}: {_doing(record)}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
+        f"{record.name}: {doing}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
     )
     stages = {stage["name"]: stage for stage in rounds.stages(record)}
     for name in [*stages, *(name for name in seen.by_stage if name not in stages)]:
@@ -41,21 +40,22 @@ def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
         if stages.get(name, {}).get("elites"):
             elites = ", ".join(map(str, stages[name]["elites"]))
             report.put(f"    elites {elites}; box {advice.spans(stages[name]['ranges'])}")
-    doing = "trains on" if _doing(record).startswith("run by") else "was left by"
+    trains = "trains on" if doing.startswith("run by") else "was left by"
     for training in seen.training:
-        report.put(f"  trial {training.number} ({training.stage}) {doing} {training.worker}")
+        report.put(f"  trial {training.number} ({training.stage}) {trains} {training.worker}")
     champion = rounds.champion(record)
     if champion is not None:
         report.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
 
 
-def _doing(record: RoundRecord) -> str:
+def _doing(record: RoundRecord, database: Database) -> str:
     if record.state is RoundState.FINISHED:
         return "finished"
-    owner = Owner.parse(record.owner) if record.owner else None
-    if owner is None:
-        return "unfinished, nobody runs it"
-    expired = record.lease_expires is not None and record.lease_expires < dt.datetime.now(dt.UTC)
-    if expired or owner.is_dead():
-        return f"unfinished, left by process {owner.pid} on {owner.host}"
-    return f"run by process {owner.pid} on {owner.host}"
+    lease = Leases(database.engine, database.waiting).of(record.id)
+    if lease is None:
+        return (
+            "failed, the same command tries again"
+            if record.state is RoundState.FAILED
+            else "unfinished, nobody runs it"
+        )
+    return f"unfinished, left by {lease.owner}" if lease.is_over else f"run by {lease}"

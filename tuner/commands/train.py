@@ -41,7 +41,13 @@ def train(settings: Settings) -> int:
         options={"split": settings.train.split, "file": str(folder / f"{study.name}.ckpt")},
     )
     report.say(f"training {whose} in full, {study.epochs} epochs on {settings.train.split}")
-    (result,) = run_batch(launcher_of(settings, study, folder, most=1), [task], on_value=_say_epoch(study))
+    (result,) = run_batch(
+        launcher_of(settings, study, folder, most=1),
+        [task],
+        retries=settings.launcher.max_retries,
+        on_value=_say_epoch(study),
+        on_retry=lambda _, note: report.say(f"training: {note}"),
+    )
     _refuse(result, folder)
     document = {
         "study": study.name,
@@ -73,7 +79,7 @@ def _refuse(result: Result, folder: Path) -> None:
     if result.outcome is Outcome.NO_OBJECTIVE:
         raise StudyError(f"objective.metric: {result.reason}. Write objective.metric=NAME, or log it.")
     kept = f" The checkpoint is {result.findings['checkpoint']}." if "checkpoint" in result.findings else ""
-    trace = f"\n{result.traceback}" if result.traceback else ""
+    trace = f"\n{result.traceback}" if result.traceback not in ("", result.reason) else ""
     raise RoundFailed(f"{result.outcome}: {result.reason}.{kept} The worker's log is in {folder}.{trace}")
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -23,38 +23,44 @@ from tuner.commands.batch_fit import batch_fit
 from tuner.commands.folders import writable
 from tuner.commands.lr_range import check_search, first_stage
 from tuner.commands.values import own_values
-from tuner.commands.workers import launcher_of
+from tuner.commands.workers import launcher_of, seats_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
+from tuner.errors import ConfigError, RoundFailed, StudyError
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
 from tuner.search.stages import Stage, stage_of
 from tuner.space import Value
 from tuner.store.database import Database
+from tuner.store.leases import Held, Leases, Owner
 from tuner.store.ledger import Ledger
-from tuner.store.rounds import RENEW_S, Champion, Owner, RoundRecord, Rounds, RoundState
+from tuner.store.rounds import Champion, RoundRecord, Rounds, RoundState
 
 INTERRUPTED = 130
+#: Seconds between two notes of how long the round has taken.
+NOTE_S = 10.0
 
 
 def tune(settings: Settings) -> int:
     """Run or finish the round of this configuration, and print its champion."""
     study = report.needed(settings)
     check_search(settings, study)
+    seats_of(settings, study)  # what cannot be divided is said before anything else
     with Database(settings.store.url) as database, database.explained():
-        rounds = Rounds(database)
+        rounds, leases, owner = Rounds(database), Leases(database.engine, database.waiting), Owner.this_process()
         record = _round_of(settings, study, rounds)
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
-        first = None
-        if settings.search.lr_range and not rounds.stages(record):
-            # Before the lease, which nobody renews during the test: who comes second here has tested for nothing.
-            first = first_stage(settings, study, record.name, _own_values(study)[0])
-        owner = Owner.this_process()
-        record = rounds.lease(record, owner, _now())
-        with _Session(settings, study, database, rounds, record, owner, first) as session:
-            ending = session.run()
+        leases.take(record.id, record.name, owner, force=settings.launcher.takeover)
+        session = None
+        try:
+            with Held(leases, record.id, owner, [database.engine, database.storage.engine]) as held:
+                session = _Session(settings, study, database, rounds, rounds.open(record), held)
+                ending = session.run()
+        finally:
+            if session is not None and session.is_empty:
+                rounds.discard(record)
         return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
 
 
@@ -91,7 +97,11 @@ def _round_of(settings: Settings, study: StudySettings, rounds: Rounds) -> Round
 
 
 class _Session:
-    """One controller's work on one round, from the lease to its return."""
+    """One controller's work on one round, while it has the lease.
+
+    Attributes:
+        is_empty: whether nothing of the round is left but its row.
+    """
 
     def __init__(
         self,
@@ -100,31 +110,48 @@ class _Session:
         database: Database,
         rounds: Rounds,
         record: RoundRecord,
-        owner: Owner,
-        first: Stage | None = None,
+        held: Held,
     ) -> None:
         self._settings, self._study, self._database = settings, study, database
-        self._first = first
-        self._rounds, self._record, self._owner = rounds, record, owner
-        self._renewed = -RENEW_S
+        self._rounds, self._record, self._held = rounds, record, held
+        self._noted = -NOTE_S
+        self.is_empty = False
         self._state = RoundState.OPEN
         self._crowned: Champion | None = rounds.champion(record)
         self._seconds_used = record.seconds_used
         self._stages = [Stage.from_dict(stage) for stage in rounds.stages(record)]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._rounds.release(
-            self._record,
-            self._owner,
-            state=self._state,
-            budget=budgets(self._settings),
-            seconds_used=self._seconds_used,
-        )
-
     def run(self) -> Ending:
+        """Do what is left of the round, and keep what it has come to, whatever that is.
+
+        Raises:
+            RoundBusy: another controller has taken it over; nothing more is written.
+            TunerError: as `Round.run`.
+        """
+        try:
+            ending = self._run()
+        except (StudyError, ConfigError):
+            self._empty_if_nothing_was_trained()
+            raise
+        except RoundFailed:
+            self._state = RoundState.FAILED
+            raise
+        finally:
+            if not self._held.lost:
+                self._rounds.close(
+                    self._record, state=self._state, budget=budgets(self._settings), seconds_used=self._seconds_used
+                )
+        return ending
+
+    def _empty_if_nothing_was_trained(self) -> None:
+        """A mistake that only a worker could find leaves no round behind that nobody would ever go on with."""
+        if self._stages or any(trial.intermediate_values for trial in self._ledger.trials):
+            return
+        storage = self._database.storage
+        storage.delete_study(storage.get_study_id_from_name(self._record.name))
+        self.is_empty = True
+
+    def _run(self) -> Ending:
         """Open the trials, run the round, crown the champion."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         settings, study = self._settings, self._study
@@ -139,9 +166,11 @@ class _Session:
         root = writable(Path(settings.store.folder) / self._record.name, "store.folder")
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
-        if self._first is not None and not self._stages:
-            self._record_stage(self._first)
         defaults, missing = _own_values(study)
+        # Before the range test, whose batches have to fit as well.
+        fit = batch_fit(settings, study, ledger, root, self._held.check) if study.fit_batch else None
+        if settings.search.lr_range and not self._stages:
+            self._record_stage(first_stage(settings, study, self._record.name, defaults))
         sampler = sampler_of(settings, study, defaults=defaults, stages=self._stages, on_stage=self._on_stage)
         ledger.use(sampler, pruner_of(settings))
         if not len(ledger):
@@ -152,7 +181,6 @@ class _Session:
             else:
                 ledger.enqueue(study.space.active(defaults))
         plan = plan_of(settings, study)
-        fit = batch_fit(settings, study, ledger, root, self._renew) if study.fit_batch else None
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -211,14 +239,12 @@ class _Session:
         content = stage.to_dict() | {"ranges": advice.ranges(self._study.space, stage.box)}
         self._rounds.add_stage(self._record, stage.number, content, _now())
 
-    def _renew(self) -> None:
-        self._keep_lease(self._seconds_used)
-
     def _keep_lease(self, seconds_used: float) -> None:
+        self._held.check()
         self._seconds_used = seconds_used
-        if time.monotonic() - self._renewed >= RENEW_S:
-            self._rounds.renew(self._record, self._owner, _now(), seconds_used=seconds_used)
-            self._renewed = time.monotonic()
+        if time.monotonic() - self._noted >= NOTE_S:
+            self._rounds.spent(self._record, seconds_used)
+            self._noted = time.monotonic()
 
 
 def champion_of(ledger: Ledger, study: StudySettings) -> Champion | None:

@@ -9,12 +9,18 @@ from typing import Any
 from tuner.commands import report
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, digest
-from tuner.errors import ConfigError, Problem, TunerError, did_you_mean
+from tuner.errors import ConfigError, Problem, did_you_mean
 from tuner.space import Categorical, Parameter, Value
 from tuner.store.database import Database
 from tuner.store.rounds import Champion, RoundRecord, Rounds
 
 OWN = "the study's own values"
+#: Changes that are named; of more there is the number.
+MOST_CHANGES = 5
+#: Parts of a round's identity that say how its values were searched for.
+SEARCHED = frozenset({"search", "pruner", "seed"})
+#: Options of a parameter that say likewise; `choices` is one where it is a list: nodes have keys of their own below it.
+RANGES = frozenset({"kind", "low", "high", "step", "limit", "tier", "memory", "choices"})
 #: Relative error of a value that was scaled, rounded to six digits, and scaled back.
 ROUNDING = 2e-5
 
@@ -32,25 +38,22 @@ def values_at(settings: Settings, study: StudySettings, at: str | None) -> tuple
     each value has to be one that the space of today can have, and a label stands for the node in today's study file.
 
     Raises:
-        TunerError: a champion is asked for and there is none.
-        ConfigError: the champion has parameters or values that the space does not have.
+        ConfigError: a champion is asked for and there is none, or it has parameters or values that the space does not
+            have.
     """
     found = None if at == "defaults" else _champion(settings, study)
     if found is None:
         if at == "champion":
-            raise TunerError(
-                f"{study.name} has no champion in the database of store.url."
-                f" Write at=defaults, or first: tuner study={study.name}"
-            )
+            rule = f"is champion only where there is one, and {study.name} has no champion in the database of store.url"
+            remedy = f"Write at=defaults, or first: tuner study={study.name}"
+            raise ConfigError([Problem("at", rule, at, remedy)])
         return {}, OWN
     record, champion = found
     problems = [*_problems(champion.params, record, study), *_overwritten(record, settings, study)]
     if problems:
         raise ConfigError(problems)
-    if changed := changes(record.identity, settings.identity):
-        report.say(
-            f"The values are those of the champion of {record.name}; since then has changed: {'; '.join(changed)}"
-        )
+    if changed := _changed(record.identity, settings.identity):
+        report.say(f"The values are those of the champion of {record.name}; changed since then: {changed}")
     return study.space.active(champion.params), f"the champion of {record.name}, trial {champion.trial}"
 
 
@@ -61,6 +64,19 @@ def own_values(study: StudySettings) -> dict[str, Value]:
         with contextlib.suppress(LookupError):
             own[parameter.name] = study.nodes.own_value(parameter, study.space)
     return own
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What differs and matters to a training with the champion's values, on one line; empty where nothing does."""
+    lines = changes(*({key: value for key, value in parts.items() if _matters(key)} for parts in (before, after)))
+    more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
+    return "; ".join(" ".join(line.split()) for line in [*lines[:MOST_CHANGES], *more])
+
+
+def _matters(key: str) -> bool:
+    """Not how the values were searched for: budgets, draws and their seed, the pruner, and the ranges of the space."""
+    root, *rest = key.split(".")
+    return root not in SEARCHED and not (root == "space" and len(rest) == 2 and rest[1] in RANGES)
 
 
 def _champion(settings: Settings, study: StudySettings) -> tuple[RoundRecord, Champion] | None:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tuner.comparison import Comparison, Paired, Summary, Training, epochs_to, verdict
+from tuner.comparison import Comparison, Paired, Summary, Training, epochs_to, lack, verdict
 
 #: Largest over smallest value from which the axis of the objective is logarithmic.
 LOG_RATIO = 100.0
@@ -109,6 +109,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of text with their columns under each other; as wide as they need."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def notes(comparison: Comparison, made: Made) -> list[str]:
+    """What stands under the table: the target and where it is from, who has no value, and the verdicts."""
+    lacking = [f"{line}." for summary in comparison.summaries if (line := lack(summary))]
+    return [about_the_target(comparison, made), *lacking, *verdicts(comparison)]
+
+
+def about_the_target(comparison: Comparison, made: Made) -> str:
+    """What the epochs are counted to, and where that is from."""
+    first = comparison.summaries[0].label
+    if comparison.target is None:
+        return f"There is no target: {first}, whose mean it would be, has no complete training. target=VALUE sets one."
+    goal = f"The target, {made.metric} {_sign(comparison)} {number(comparison.target)},"
+    if comparison.target_given:
+        return f"{goal} is the one that compare.target gives."
+    return f"{goal} is the mean that the first choice, {first}, reaches in the end; target=VALUE sets another."
 
 
 def verdicts(comparison: Comparison) -> list[str]:
@@ -231,7 +248,7 @@ table { border-collapse: collapse; } td, th { border: 1px solid #ccc; padding: .
 $table
 </table></div>
 <ul>
-$verdicts
+$notes
 </ul>
 <p><img alt="Learning curves of each choice" src="data:image/png;base64,$figure"></p>
 <p>A line is the mean over the complete trainings of a choice, its band goes from the worst seed to the best. A thin
@@ -253,7 +270,7 @@ def page(comparison: Comparison, made: Made, picture: bytes) -> str:
     return _PAGE.substitute(
         title=html.escape(f"{made.study}: {made.over} compared"),
         table="\n".join([_cells(heads, "th"), *(_cells(row, "td") for row in rows)]),
-        verdicts="\n".join(f"<li>{html.escape(line)}</li>" for line in verdicts(comparison)),
+        notes="\n".join(f"<li>{html.escape(line)}</li>" for line in notes(comparison, made)),
         figure=base64.b64encode(picture).decode(),
         facts="\n".join(_cells([name, value], "td") for name, value in made.facts.items()),
         configs="\n".join(

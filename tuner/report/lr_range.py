@@ -33,7 +33,7 @@ def draw(reading: Reading, title: str, subtitle: str = "") -> Figure:
         value = reading.suggestion.value
         height = np.interp(np.log10(value), np.log10(reading.lrs), reading.smoothed)
         axes.axvline(value, color=MARK, linewidth=1.2, linestyle="--")
-        axes.plot([value], [height], "o", color=MARK, markersize=7, label=f"suggested: {value:.2g}")
+        axes.plot([value], [height], "o", color=MARK, markersize=7, label=f"suggested: {value:.2g}, half of the fall")
     axes.set_ylim(*_heights(reading))
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel("training loss of a batch")
