@@ -62,7 +62,7 @@ class Line(pl.LightningModule):
 
     def _misbehave(self) -> None:
         once = self.marks / "once"
-        if self.mode == "raise":
+        if self.mode == "raise" or (self.mode == "raise on rank 1" and self.global_rank == 1):
             raise ValueError("what a pity")
         if self.mode == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -71,7 +71,7 @@ class Line(pl.LightningModule):
         if self.mode == "killed once" and not once.exists():
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.mode == "sleep":
+        if self.mode == "sleep" or (self.mode == "sleep on rank 1" and self.global_rank == 1):
             time.sleep(3600)
         if self.mode == "diverge":
             with torch.no_grad():

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tuner.launch.protocol import Ended, Event, Measured
-from tuner.training.task import Answer, Measurement, Outcome, Result, Task
+from tuner.launch.protocol import Checkpointed, Ended, Event, Measured
+from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
 
 STEPS_PER_EPOCH = 10
+#: Epochs between two checkpoints of a training that goes on; not a divisor of the rungs.
+SAVED_EVERY = 3
 
 
 def value_at(lr: float, epoch: int) -> float:
@@ -46,7 +48,7 @@ class Simulated:
     def reply(self, worker: int, answer: Answer) -> None:
         self._answers[worker] = answer
 
-    def halt(self, worker: int) -> None:
+    def halt(self, worker: int, *, save: bool = False) -> None:
         self._answers[worker] = Answer.STOP
 
     def kill(self, worker: int) -> None:
@@ -83,6 +85,11 @@ class Simulated:
                 file.write_text(str(epoch))
                 yield Ended(task.trial, Result(Outcome.PAUSED, value, epoch, step, checkpoint=str(file)))
                 return
+            if epoch % SAVED_EVERY == 0 and epoch < epochs:
+                file = Path(task.folder) / f"step-{step}.ckpt"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(str(epoch))
+                yield Checkpointed(task.trial, Saved(str(file), step, epoch))
             if self._answers[worker] is Answer.STOP:
                 yield Ended(task.trial, Result(Outcome.STOPPED, value, epoch, step))
                 return

@@ -13,6 +13,7 @@ import tuner.commands.tune as tune_module
 from tuner.checkpoints import Checkpoints
 from tuner.config import load
 from tuner.store.database import Database
+from tuner.store.leases import Leases
 from tuner.store.rounds import Rounds
 from tuner.store.writing import Writes
 
@@ -34,17 +35,21 @@ class Deaths:
         for owner, names in {
             RDBStorage: ["create_new_trial", "set_trial_state_values"],
             Writes: ["_write"],
-            Rounds: ["add_stage", "crown", "lease", "create"],
+            Rounds: ["add_stage", "crown", "open", "create"],
+            Leases: ["take"],
             Checkpoints: ["keep", "drop"],
         }.items():
             for name in names:
                 monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
-        release = Rounds.release
-        monkeypatch.setattr(Rounds, "release", lambda *args, **kwargs: None if self._dead else release(*args, **kwargs))
+        for owner, name in ((Rounds, "close"), (Leases, "release")):  # which a killed process does not do
+            monkeypatch.setattr(owner, name, self._not_by_the_dead(getattr(owner, name)))
 
     @property
     def _dead(self) -> bool:
         return self.at is not None and self.writes > self.at
+
+    def _not_by_the_dead(self, method):
+        return lambda *args, **kwargs: None if self._dead else method(*args, **kwargs)
 
     def _counted(self, method):
         def counted(*args, **kwargs):
@@ -70,7 +75,7 @@ def call(workdir, monkeypatch, trained):
     """`tuner` with simulated workers, in a folder that has an empty database."""
     monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: Simulated(1, trained))
     # A killed controller of this very process looks alive; its lease is taken as if it were not.
-    monkeypatch.setattr("tuner.store.rounds.Owner.is_dead", lambda _: True)
+    monkeypatch.setattr("tuner.store.leases.Owner.is_dead", lambda _: True)
     settings = load(WORDS, config_dir=str(write_study(workdir)))
     Database(f"sqlite:///{workdir}/empty.db").close()
 

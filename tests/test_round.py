@@ -73,16 +73,17 @@ def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir, monk
     """The time is up in the middle of the third trial, whatever the machine's speed."""
     with monkeypatch.context() as patched:
         patched.setattr(Round, "_is_out_of_time", lambda self: len(self.history) >= 3)
-        assert tune(workdir, "search.trials=6", "module.pause_s=0.02") == 1
+        patched.setattr("tuner.round.TICK_S", 0.02)
+        assert tune(workdir, "search.trials=6", "module.pause_s=0.05") == 1
         assert outcomes(workdir)[2] == "interrupted"
         trained = (workdir / "epochs.txt").read_text()
-        assert tune(workdir, "search.trials=6", "search.timeout=9", "module.pause_s=0.02") == 1
+        assert tune(workdir, "search.trials=6", "search.timeout=9", "module.pause_s=0.05") == 1
         assert (workdir / "epochs.txt").read_text() == trained, "no worker starts for nothing"
-    assert tune(workdir, "search.trials=6", "module.pause_s=0.02") == 0
+    assert tune(workdir, "search.trials=6", "module.pause_s=0.05") == 0
     assert {trial.state.name for trial in trials(workdir)} == {"COMPLETE", "PRUNED"}
     limited = facts(workdir)
     (workdir / "runs").rename(workdir / "runs before")
-    tune(workdir, "search.trials=6", "module.pause_s=0.02")
+    tune(workdir, "search.trials=6", "module.pause_s=0.05")
     assert facts(workdir) == limited, "as if there had been no limit"
 
 
@@ -180,7 +181,7 @@ def test_a_trial_that_kills_every_worker_is_lost_after_its_retries(workdir, caps
 
 
 def test_a_trial_that_hangs_is_timed_out_and_its_worker_replaced(workdir, monkeypatch):
-    monkeypatch.setattr("tuner.round.STOP_S", 0.5)
+    monkeypatch.setattr("tuner.running.STOP_S", 0.5)
     assert tune(workdir, "module.mode=sleep", "search.trials=2", "search.trial_timeout=2") == 1
     assert outcomes(workdir) == ["timed out"] * 2
     assert {trial.state.name for trial in trials(workdir)} == {"PRUNED"}

@@ -7,7 +7,7 @@ together decides:
 | --- | --- |
 | an outcome that is an end | ended so; only the last write was missing |
 | a reading at full length | complete with that value |
-| a checkpoint at the rung that it trained to | paused there |
+| a checkpoint at the rung that it trained to, or that it waits there without one | paused there |
 | anything else | interrupted: taken up again from its last checkpoint, or from the start |
 """
 
@@ -64,7 +64,8 @@ def _put_right(entry: Entry, trial: FrozenTrial, ledger: Ledger, study: StudySet
     if full is not None and math.isfinite(full.value):
         return _told(replace(entry, state=State.COMPLETE), ledger, study.objective.cost(full.value))
     kept: dict[str, Any] = trial.user_attrs.get("checkpoint") or {}
-    if entry.readings and kept.get("epoch") == entry.last_epoch >= entry.target:
+    waits = entry.last_epoch in (kept.get("epoch"), trial.user_attrs.get("paused_at"))
+    if entry.readings and waits and entry.last_epoch >= entry.target:
         ledger.note(trial.number, outcome=None, paused_at=entry.last_epoch)
         return replace(entry, state=State.PAUSED)
     ledger.note(trial.number, outcome=str(State.INTERRUPTED))

@@ -7,11 +7,10 @@ it acts on it, so that the same command goes on from any point where it was cut 
 
 from __future__ import annotations
 
-import collections
 import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,16 @@ from tuner.config.settings import Settings
 from tuner.crashes import Crashes, place_of
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
 from tuner.fitting import BatchFit
-from tuner.launch.protocol import Ended, Event, Launcher, Lost, Measured, Refused
+from tuner.launch.protocol import Checkpointed, Ended, Event, Launcher, Lost, Measured, Refused
+from tuner.running import Job, Running, Why
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
 from tuner.store.ledger import Ledger
-from tuner.training.task import Answer, Measurement, Outcome, Result, Task
+from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
 from tuner.trials import NO_CHECKPOINT, Trials
 
 #: Longest wait for the workers' next message; the lease, the time limits and the screen are looked after in between.
 TICK_S = 0.5
-#: A worker that was told to stop and does not within this time is killed: it hangs in the user's code.
-STOP_S = 10.0
 #: Characters of a traceback that are stored with its trial; the end of it names the error.
 TRACEBACK_CHARACTERS = 20_000
 
@@ -43,26 +41,6 @@ class Ending(enum.StrEnum):
     FINISHED = "finished"
     TIMEOUT = "out of time"
     INTERRUPTED = "interrupted"
-
-
-class Why(enum.StrEnum):
-    """Why the controller stops a training."""
-
-    PRUNED = "pruned"
-    TIMED_OUT = "timed out"
-    INTERRUPTED = "interrupted"
-
-
-@dataclass
-class _Job:
-    """A trial in training, as its controller sees it."""
-
-    number: int
-    worker: int
-    began: float
-    seconds_before: float
-    stopping: Why | None = None
-    kill_at: float | None = None
 
 
 class Watcher:
@@ -126,11 +104,16 @@ class Round:
         self._on_best, self._batch_fit = on_best, batch_fit
         self._watcher, self._clock = watcher or Watcher(), clock
         self._trials = Trials(
-            ledger, history, checkpoints, cost=self.study.objective.cost, left=self._watcher.trial_left
+            ledger,
+            history,
+            checkpoints,
+            epochs=plan.epochs,
+            keep=settings.store.keep,
+            cost=self.study.objective.cost,
+            left=self._watcher.trial_left,
         )
         self._seconds_before, self._began = seconds_used, clock()
-        self._jobs: dict[int, _Job] = {}  # by trial
-        self._validations = collections.Counter[int]()
+        self._running = Running(launcher, clock)
         self._crashes = Crashes(self.plan.trials)
         self._ended = False
         self.ending: Ending | None = None
@@ -179,8 +162,7 @@ class Round:
     def interrupt(self) -> None:
         """Stop what runs and end the call; a second one kills the workers."""
         if self.ending is Ending.INTERRUPTED:
-            for job in self._jobs.values():
-                self._launcher.kill(job.worker)
+            self._running.kill_all()
         self.ending = Ending.INTERRUPTED
 
     @property
@@ -189,11 +171,11 @@ class Round:
 
     @property
     def running(self) -> int:
-        return len(self._jobs)
+        return len(self._running)
 
     def _employ(self) -> None:
         """Give each idle worker what is next."""
-        if self.ending is not None and not self._jobs:
+        if self.ending is not None and not self._running:
             self._ended, self.reason = True, "the time is up" if self.ending is Ending.TIMEOUT else str(self.ending)
             return
         for worker in self._launcher.idle():
@@ -204,7 +186,7 @@ class Round:
             elif isinstance(action, Resume):
                 self._resume(worker, action)
             elif isinstance(action, Finished):
-                self._ended, self.reason = not self._jobs, action.reason
+                self._ended, self.reason = not self._running, action.reason
                 return
             elif isinstance(action, Wait):
                 return
@@ -226,34 +208,27 @@ class Round:
         elif isinstance(event, Refused):
             raise StudyError(event.text)
         elif isinstance(event, Ended):
-            self._trial_ended(self._jobs.pop(event.trial), self._with_value(event.trial, event.result))
+            self._trial_ended(self._running.end(event.trial), self._with_value(event.trial, event.result))
         elif isinstance(event, Lost):
-            self._lost(self._jobs.pop(event.trial), event.reason)
+            self._lost(self._running.end(event.trial), event.reason)
+        elif isinstance(event, Checkpointed):
+            self._saved(self._running[event.trial], event.saved)
 
     def _look_at_the_clock(self) -> None:
         self._keep_lease(self.seconds_used)
-        now, search = self._clock(), self.settings.search
         if self.ending is None and self._is_out_of_time():
             self.ending = Ending.TIMEOUT
-        for job in self._jobs.values():
+        limit = self.settings.search.trial_timeout_s
+        for job in self._running:
             if self.ending is not None:
-                self._stop(job, Why.INTERRUPTED)
-            elif search.trial_timeout_s is not None and self._seconds(job) >= search.trial_timeout_s:
-                self._stop(job, Why.TIMED_OUT)
-            if job.kill_at is not None and now >= job.kill_at:
-                self._launcher.kill(job.worker)
+                self._running.stop(job, Why.INTERRUPTED)
+            elif limit is not None and self._running.seconds(job) >= limit:
+                self._running.stop(job, Why.TIMED_OUT)
+        self._running.kill_the_late()
 
     def _is_out_of_time(self) -> bool:
         limit = self.settings.search.timeout_s
         return limit is not None and self.seconds_used >= limit
-
-    def _stop(self, job: _Job, why: Why) -> None:
-        if job.stopping is None:
-            job.stopping, job.kill_at = why, self._clock() + STOP_S
-            self._launcher.halt(job.worker)
-
-    def _seconds(self, job: _Job) -> float:
-        return job.seconds_before + self._clock() - job.began
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -289,17 +264,15 @@ class Round:
         return config, self._batch_fit.apply(config, effective) if self._batch_fit else {}
 
     def _train(self, worker: int, number: int, config: Mapping[str, Any]) -> None:
-        kept = self._trials.attributes(number).get("checkpoint") or NO_CHECKPOINT
-        checkpoint = self._checkpoints.at(number, kept["epoch"])
-        # Without its file a trial starts anew; what it read at a rung stays, because the search has acted on it.
-        trained = kept["epoch"] if checkpoint else 0
-        if kept["epoch"] and not checkpoint:
+        kept = self._trials.kept(number)
+        checkpoint = self._trials.checkpoint(number)
+        if kept is not NO_CHECKPOINT and checkpoint is None:
+            # What it read at a rung stays, because the search has acted on it.
             self._watcher.note(
                 f"trial {number} starts anew: its checkpoint is not in {self._checkpoints.folder(number)}"
             )
-        self._validations[number] = kept["validations"] if checkpoint else 0
-        seconds = float(kept["seconds"]) if checkpoint else 0.0
-        self._jobs[number] = _Job(number, worker, self._clock(), seconds)
+            kept = NO_CHECKPOINT
+        self._running.begin(number, worker, seconds=float(kept["seconds"]), validations=kept["validations"])
         task = Task(
             trial=number,
             config=config,
@@ -307,9 +280,10 @@ class Round:
             # Each trial its own, so that no configuration wins by a seed that suits all.
             seed=self.settings.seed + number,
             folder=str(self._checkpoints.folder(number)),
-            rungs=tuple(rung for rung in self.plan.rungs if rung > trained),
+            rungs=self.plan.rungs,  # those that its checkpoint lies behind are not asked at again
             checkpoint=str(checkpoint) if checkpoint else None,
             every_value=self._asks_optuna,
+            keep=self.settings.store.keep.best > 0,
         )
         self._launcher.train(worker, task)
 
@@ -320,14 +294,15 @@ class Round:
     # -- what workers report ------------------------------------------------------------------------------------
 
     def _measured(self, worker: int, number: int, measurement: Measurement, *, waits: bool) -> None:
-        self._validations[number] += 1
-        self._ledger.measure(number, measurement.step, self._validations[number], measurement.value)
+        job = self._running[number]
+        job.validations += 1
+        self._ledger.measure(number, measurement.step, job.validations, measurement.value)
         answer = Answer.GO_ON
         if measurement.rung and self._answer_at_rung(number, measurement) is Answer.PAUSE:
-            answer = Answer.PAUSE
+            answer, job.pausing = Answer.PAUSE, True
         elif self._asks_optuna and self._ledger.should_prune(number):
-            self._jobs[number].stopping, self._jobs[number].kill_at = Why.PRUNED, self._clock() + STOP_S
             answer = Answer.STOP
+            self._running.pruned(job)
         if waits:
             self._launcher.reply(worker, answer)
 
@@ -339,7 +314,7 @@ class Round:
             return Answer.GO_ON  # decided before the trial was interrupted
         entry = self.history[number]
         self.history.paused(number)
-        closing = self.ending is not None or self._jobs[number].stopping is not None
+        closing = self.ending is not None or self._running[number].stopping is not None
         action = next_action(self.history, replace(self.plan, closing=closing, barrier_at=self._barrier()))
         if isinstance(action, Resume) and action.number == number:
             self.history.resumed(number, action.until)
@@ -363,17 +338,24 @@ class Round:
             raise ConfigError([self._no_objective(result)])
         return replace(result, outcome=Outcome.COMPLETE, value=curve[max(curve)])
 
-    def _trial_ended(self, job: _Job, result: Result) -> None:
+    def _saved(self, job: Job, saved: Saved) -> None:
+        """A trial can go on from a new checkpoint, should its worker be lost."""
+        seconds = round(self._running.seconds(job), 3)
+        self._trials.saved(job.number, saved, validations=job.validations, seconds=seconds)
+
+    def _trial_ended(self, job: Job, result: Result) -> None:
         number = job.number
         # A trial that fails before it goes on has still had the epochs before its pause.
         epochs = max(round(result.epoch, 3), self.history[number].last_epoch)
-        facts = {"epochs": epochs, "seconds": round(self._seconds(job), 3)}
-        if result.outcome is Outcome.PAUSED:
-            validations = self._validations[number]
-            self._trials.paused(number, Path(str(result.checkpoint)), validations=validations, **facts)
+        facts = {"epochs": epochs, "seconds": round(self._running.seconds(job), 3)}
+        if result.outcome is Outcome.PAUSED and job.pausing:
+            self._trials.paused(number, Path(str(result.checkpoint)), validations=job.validations, **facts)
+        elif result.outcome is Outcome.PAUSED:  # it was halted, or its machine is wanted for something else
+            self._saved(job, Saved(str(result.checkpoint), result.step, result.epoch))
+            self._trials.interrupted(number)
         elif result.outcome is Outcome.COMPLETE and result.value is not None:
-            self._trials.read(number, self.plan.epochs, result.value)
-            self._trials.ended(number, State.COMPLETE, value=result.value, **facts)
+            written = Path(result.checkpoint) if result.checkpoint else None
+            self._trials.completed(number, result.value, written, **facts)
             if self.history.rank(number, self.plan.epochs) == 0:
                 self._ledger.flush()  # before another table names this trial
                 self._on_best()
@@ -386,7 +368,7 @@ class Round:
         elif result.outcome is Outcome.CRASHED:
             self._crashed(number, result, facts)
 
-    def _stopped(self, job: _Job, facts: Mapping[str, Any]) -> None:
+    def _stopped(self, job: Job, facts: Mapping[str, Any]) -> None:
         if job.stopping is Why.PRUNED:
             self._trials.ended(job.number, State.PRUNED, reason="stopped by the pruner", **facts)
         elif job.stopping is Why.TIMED_OUT:
@@ -395,9 +377,9 @@ class Round:
         else:
             self._trials.interrupted(job.number)  # what it trained since its last checkpoint is trained again
 
-    def _lost(self, job: _Job, reason: str) -> None:
+    def _lost(self, job: Job, reason: str) -> None:
         if job.stopping is not None:
-            self._stopped(job, {"seconds": round(self._seconds(job), 3)})
+            self._stopped(job, {"seconds": round(self._running.seconds(job), 3)})
             return
         retries = int(self._trials.attributes(job.number).get("retries", 0))
         if retries < self.settings.launcher.max_retries:
@@ -427,7 +409,7 @@ class Round:
     def _abandon(self, error: TunerError) -> None:
         """Let go of what trains. A missing objective is another configuration's to mend; else the next call goes on."""
         reason = f"the round stopped: {str(error).splitlines()[0]}"
-        for number in self._jobs:
+        for number in [job.number for job in self._running]:
             if isinstance(error, ConfigError):
                 self._trials.close(number, State.CRASHED, reason=reason)
             else:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.checkpoints import Checkpoints
+from tuner.checkpoints import FINAL, Checkpoints, Keep
 from tuner.recovery import OPTUNA_STATES
 from tuner.search.history import History, State
 from tuner.store.ledger import Ledger
+from tuner.training.task import Saved
 
 #: What `checkpoint` says of a trial that has none.
-NO_CHECKPOINT: Mapping[str, Any] = {"epoch": 0, "validations": 0, "seconds": 0.0}
+NO_CHECKPOINT: Mapping[str, Any] = {"file": None, "epoch": 0, "validations": 0, "seconds": 0.0}
 
 
 class Trials:
@@ -35,6 +36,8 @@ class Trials:
         history: History,
         checkpoints: Checkpoints,
         *,
+        epochs: int,
+        keep: Keep,
         cost: Callable[[float], float],
         left: Callable[[int, State, Mapping[str, Any]], None],
     ) -> None:
@@ -44,15 +47,27 @@ class Trials:
             ledger: with its sampler in use.
             history: of the same trials.
             checkpoints: of the same round.
+            epochs: of a full training.
+            keep: how many checkpoints stay.
             cost: the objective as something to minimize; its own inverse.
             left: told of each trial that leaves its worker: number, state and attributes.
         """
         self.ledger, self.history, self.checkpoints = ledger, history, checkpoints
+        self._epochs, self._keep_at_most = epochs, keep
         self._cost, self._left = cost, left
 
     def attributes(self, number: int) -> Mapping[str, Any]:
         """What the ledger has noted of a trial; not to be changed."""
         return self.ledger.trial(number).user_attrs
+
+    def kept(self, number: int) -> Mapping[str, Any]:
+        """What the ledger has noted of a trial's checkpoint; `NO_CHECKPOINT` where there is none."""
+        return self.attributes(number).get("checkpoint") or NO_CHECKPOINT
+
+    def checkpoint(self, number: int) -> Path | None:
+        """The file that a trial goes on from, if it is there."""
+        name = self.kept(number)["file"]
+        return self.checkpoints.at(number, name) if name else None
 
     def resumed(self, number: int, target: int, **attributes: Any) -> None:
         """A waiting trial goes on to epoch `target`."""
@@ -68,19 +83,46 @@ class Trials:
     def paused(self, number: int, written: Path, *, validations: int, **facts: Any) -> None:
         """A trial waits where it was read last, with the checkpoint that its worker has written."""
         epoch = self.history[number].last_epoch
-        self.checkpoints.keep(number, epoch, str(written))
-        kept = {"epoch": epoch, "validations": validations, "seconds": facts["seconds"]}
-        self.ledger.note(number, **facts, checkpoint=kept, paused_at=epoch)
-        self.ledger.flush()
-        self.checkpoints.drop(number, before=epoch)
+        self.ledger.note(number, **facts, paused_at=epoch)
+        self._keep(number, written, f"epoch-{epoch}.ckpt", epoch, validations, facts["seconds"])
         self.history.paused(number)
+        self._forget_the_worst(epoch)
         self._has_left(number, State.PAUSED)
+
+    def saved(self, number: int, saved: Saved, *, validations: int, seconds: float) -> None:
+        """A trial in training has written a checkpoint, which takes the place of the one before."""
+        self._keep(number, Path(saved.file), f"step-{saved.step}.ckpt", saved.epoch, validations, seconds)
+
+    def _forget_the_worst(self, epoch: int) -> None:
+        """Of too many that wait, the one that is least likely to go on would start anew."""
+        for _, number in self.history.waiting(epoch)[self._keep_at_most.paused :][:1]:
+            if self.kept(number) is not NO_CHECKPOINT:
+                self.ledger.note(number, checkpoint=None)
+                self.ledger.flush()
+                self.checkpoints.drop(number)
+
+    def _keep(self, number: int, written: Path, name: str, epoch: float, validations: int, seconds: float) -> None:
+        self.checkpoints.keep(number, written, name)
+        kept = {"file": name, "epoch": epoch, "validations": validations, "seconds": seconds}
+        self.ledger.note(number, checkpoint=kept)
+        self.ledger.flush()
+        self.checkpoints.drop(number, but=name)
 
     def interrupted(self, number: int, **facts: Any) -> None:
         """A trial has lost its worker, and waits to be taken up again."""
         self.history.interrupted(number)
         self.ledger.note(number, outcome=str(State.INTERRUPTED), **facts)
         self._has_left(number, State.INTERRUPTED)
+
+    def completed(self, number: int, value: float, written: Path | None, **facts: Any) -> None:
+        """A trial was trained in full; `written` is what its model has come to, and stays if it is among the best."""
+        self.read(number, self._epochs, value)
+        best = [one for _, one in self.history.ranked(self._epochs)]
+        if written is not None and number in best[: self._keep_at_most.best]:
+            self.checkpoints.keep(number, written, FINAL)
+        self.ended(number, State.COMPLETE, value=value, **facts)
+        for worse in best[self._keep_at_most.best :][:1]:
+            self.checkpoints.drop_final(worse)
 
     def ended(self, number: int, state: State, *, value: float | None = None, **facts: Any) -> None:
         """A trial that was in training has ended for good."""

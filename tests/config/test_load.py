@@ -232,7 +232,8 @@ def test_a_users_file_stands_before_a_shipped_one_of_the_same_name(config_dir):
     assert load(["study=digits"], config_dir=str(config_dir)).study.objective.metric == "val/loss"
 
 
-def test_every_choice_that_is_shipped_composes():
+def test_every_choice_that_is_shipped_composes(monkeypatch):
+    monkeypatch.setenv("TUNER_DATABASE_URL", "postgresql://ada@localhost/tuner")
     for group in ("search", "pruner", "launcher", "store", "trainer"):
         for choice in choices(group, [shipped_folder()]):
             load(["study=digits", f"{group}={choice}"])

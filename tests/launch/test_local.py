@@ -8,8 +8,8 @@ from faulty import Line
 
 from tuner.errors import RoundFailed
 from tuner.launch import local
-from tuner.launch.devices import placements
-from tuner.launch.local import LocalLauncher
+from tuner.launch.devices import Seat
+from tuner.launch.local import local_groups
 from tuner.launch.protocol import Ended, Lost, Measured, Refused
 from tuner.training.task import Answer, Outcome, Task
 
@@ -42,7 +42,7 @@ def wait_idle(launcher, count=1):
 
 @pytest.fixture
 def launcher(tmp_path):
-    with LocalLauncher([{}], tmp_path / "logs") as started:
+    with local_groups([[Seat()]], tmp_path / "logs") as started:
         wait_idle(started)
         yield started
 
@@ -57,7 +57,7 @@ def test_a_task_is_measured_after_each_epoch_and_ends(launcher, tmp_path):
 
 
 def test_a_trial_paused_by_one_worker_goes_on_in_another(tmp_path):
-    with LocalLauncher([{}, {}], tmp_path / "logs") as launcher:
+    with local_groups([[Seat()], [Seat()]], tmp_path / "logs") as launcher:
         wait_idle(launcher, 2)
         launcher.train(0, task(tmp_path, trial=1))
         whole = [event.measurement.value for _, event in until(launcher, Ended) if isinstance(event, Measured)]
@@ -129,12 +129,15 @@ def test_a_mistake_in_the_study_is_refused_with_a_sentence(launcher, tmp_path):
 
 def test_workers_that_never_come_up_end_the_round(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "_run_worker", os._exit)
-    with LocalLauncher([{}], tmp_path / "logs") as launcher, pytest.raises(RoundFailed, match="No worker comes up"):
+    with (
+        local_groups([[Seat()]], tmp_path / "logs") as launcher,
+        pytest.raises(RoundFailed, match="No worker comes up"),
+    ):
         wait_idle(launcher)
 
 
 def test_no_process_is_left_after_the_launcher(tmp_path):
-    with LocalLauncher([{}, {}], tmp_path / "logs") as launcher:
+    with local_groups([[Seat()], [Seat()]], tmp_path / "logs") as launcher:
         wait_idle(launcher, 2)
         pids = [int(launcher.describe(worker).rpartition(":")[2]) for worker in (0, 1)]
         launcher.train(0, task(tmp_path, mode="sleep"))
@@ -143,31 +146,3 @@ def test_no_process_is_left_after_the_launcher(tmp_path):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-
-
-PLACEMENTS = [
-    # (visible GPUs, workers asked for, accelerator, CUDA_VISIBLE_DEVICES of each)
-    ("0,1,2", None, "auto", ["0", "1", "2"]),
-    ("0,1", 4, "gpu", ["0", "1", "0", "1"]),
-    ("3", None, "auto", ["3"]),
-    ("0,1", 3, "cpu", [None] * 3),
-    ("", 2, "auto", [None] * 2),
-    ("-1", 2, "auto", [None] * 2),
-]
-
-
-@pytest.mark.parametrize(("visible", "workers", "accelerator", "expected"), PLACEMENTS)
-def test_each_worker_is_pinned_to_a_gpu_where_there_are_any(monkeypatch, visible, workers, accelerator, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [place.get("CUDA_VISIBLE_DEVICES") for place in placements(workers, accelerator)] == expected
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot pin a process to cores")
-def test_without_a_gpu_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert len(placements(None, "auto")) == 1
-    finally:
-        os.sched_setaffinity(0, allowed)

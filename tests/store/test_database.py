@@ -1,28 +1,21 @@
-"""The database: schema, settings of SQLite, and rounds with their lease."""
+"""The database: settings of SQLite, and rounds."""
 
 import datetime as dt
-import multiprocessing as mp
-import sqlite3
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
-from tuner.errors import RoundBusy, StoreError
-from tuner.store import database as database_module
-from tuner.store.database import SCHEMA, VERSION_TABLE, Database, metadata
-from tuner.store.rounds import LEASE_S, Champion, Owner, Rounds, RoundState
+from tuner.errors import StoreError
+from tuner.store.database import Database
+from tuner.store.leases import Leases, Owner
+from tuner.store.rounds import Champion, Rounds, RoundState
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def database(tmp_path):
-    with Database(f"sqlite:///{tmp_path}/deep/tuner.db") as opened:
+def database(store_url):
+    with Database(store_url) as opened:
         yield opened
 
 
@@ -43,60 +36,19 @@ def create(rounds, digest="a", study="digits", data_version="v1"):
     )
 
 
-def test_the_migrations_make_the_tables_that_the_code_has(database):
-    with database.engine.connect() as connection:
-        options = {
-            "version_table": VERSION_TABLE,
-            "include_name": lambda name, kind, _: kind != "table" or str(name).startswith("tuner_"),
-        }
-        found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata())
-    assert [difference for difference in found if VERSION_TABLE not in str(difference)] == []
-    migrations = Path(database_module.__file__).with_name("migrations")
-    assert ScriptDirectory(str(migrations)).get_current_head() == SCHEMA
-
-
-def test_sqlite_lets_readers_in_while_the_round_writes(database):
+def test_sqlite_lets_readers_in_while_the_round_writes(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/deep/tuner.db")
     for engine in (database.engine, database.storage.engine):
         with engine.connect() as connection:
             assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
             assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 1  # NORMAL
-
-
-def test_a_database_of_a_newer_tuner_is_refused(tmp_path):
-    url = f"sqlite:///{tmp_path}/tuner.db"
-    Database(url).close()
-    with sqlite3.connect(tmp_path / "tuner.db") as connection:
-        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(StoreError, match="newer tuner"):
-        Database(url)
+    database.close()
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path):
     (tmp_path / "tuner.db").write_text("this is a letter to my aunt, and by no means a database of any kind" * 20)
     with pytest.raises(StoreError, match="file is not a database"):
         Database(f"sqlite:///{tmp_path}/tuner.db")
-
-
-def _open(url, queue):
-    try:
-        with Database(url) as opened:
-            queue.put(len(sa.inspect(opened.engine).get_table_names()))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
-        queue.put(repr(error))
-
-
-def test_processes_that_open_a_new_database_at_once_all_get_one(tmp_path):
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_open, args=(f"sqlite:///{tmp_path}/tuner.db", queue)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    counts = [queue.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join()
-    assert len(set(counts)) == 1
-    assert isinstance(counts[0], int)
 
 
 def test_rounds_are_numbered_per_study_and_one_identity_has_one_round(rounds):
@@ -106,37 +58,23 @@ def test_rounds_are_numbered_per_study_and_one_identity_has_one_round(rounds):
     assert [record.name for record in rounds.all()] == ["cifar-1", "digits-1", "digits-2"]
 
 
-def test_a_lease_is_held_by_one_controller_until_it_expires_or_dies(rounds):
+def test_a_round_is_closed_with_what_it_came_to_and_opened_again(rounds):
     record = create(rounds)
-    elsewhere = Owner("another-host", 1, "x")
-    rounds.lease(record, elsewhere, NOW)
-    held = rounds.latest("digits")
-    with pytest.raises(RoundBusy, match="process 1 on another-host"):
-        rounds.lease(held, Owner.this_process(), NOW + dt.timedelta(seconds=LEASE_S / 2))
-    mine = Owner.this_process()
-    rounds.lease(held, mine, NOW + dt.timedelta(seconds=LEASE_S + 1))
-    with pytest.raises(RoundBusy, match="lost its lease"):
-        rounds.renew(record, elsewhere, NOW, seconds_used=1)
-    rounds.renew(record, mine, NOW, seconds_used=7.5)
-    assert rounds.latest("digits").seconds_used == 7.5
+    rounds.close(record, state=RoundState.FINISHED, budget={"trials": 4}, seconds_used=3.0)
+    closed = rounds.latest("digits")
+    assert (closed.state, closed.budget, closed.seconds_used) == (RoundState.FINISHED, {"trials": 4}, 3.0)
+    assert rounds.open(record).state is RoundState.OPEN
+    assert rounds.latest("digits").seconds_used == 3.0
 
 
-def test_a_dead_owner_of_this_host_is_not_waited_for(rounds):
-    process = mp.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    record = create(rounds)
-    dead = replace(Owner.this_process(), pid=process.pid)
-    rounds.lease(record, dead, NOW)
-    rounds.lease(rounds.latest("digits"), Owner.this_process(), NOW)
-
-
-def test_the_lease_goes_back_with_what_the_round_came_to(rounds):
-    record, owner = create(rounds), Owner.this_process()
-    rounds.lease(record, owner, NOW)
-    rounds.release(record, owner, state=RoundState.FINISHED, budget={"trials": 4}, seconds_used=3.0)
-    record = rounds.latest("digits")
-    assert (record.state, record.budget, record.owner) == (RoundState.FINISHED, {"trials": 4}, None)
+def test_a_round_is_discarded_only_while_nobody_has_it(database, rounds):
+    record, leases, owner = create(rounds), Leases(database.engine, database.waiting), Owner.this_process()
+    leases.take(record.id, record.name, owner)
+    rounds.discard(record)
+    assert rounds.latest("digits") == record
+    leases.release(record.id, owner)
+    rounds.discard(record)
+    assert rounds.latest("digits") is None
 
 
 def test_the_last_champion_is_the_rounds_champion(rounds):

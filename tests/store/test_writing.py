@@ -13,8 +13,8 @@ from tuner.store.writing import VALUES_WAIT_S, Writes
 
 
 @pytest.fixture
-def storage(tmp_path):
-    with Database(f"sqlite:///{tmp_path}/tuner.db") as opened:
+def storage(store_url):
+    with Database(store_url) as opened:
         yield opened.storage
 
 

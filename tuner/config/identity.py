@@ -19,7 +19,7 @@ UNESSENTIAL = frozenset({
     "root", "data_dir", "cache_dir", "download", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor",
     # what a Trainer shows and where it writes
     "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "log_every_n_steps",
-    "enable_autolog_hparams", "num_sanity_val_steps", "weights_only", "compile",
+    "enable_autolog_hparams", "num_sanity_val_steps", "weights_only", "compile", "checkpoint_every_s",
 })  # fmt: skip
 #: Trainer arguments that are whole nodes and only show or store.
 UNESSENTIAL_NODES = ("trainer.logger", "trainer.profiler", "trainer.model_registry")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from tuner.checkpoints import Keep
 from tuner.config import targets
 from tuner.config.compose import choices, compose_config, shipped_folder
 from tuner.config.identity import identity
 from tuner.config.nodes import StudyNodes, resolve_problem
-from tuner.config.schema import ALLOWED, PRUNER
+from tuner.config.schema import ALLOWED, PRUNER, RAY
 from tuner.config.settings import (
     CompareSettings,
     DashboardSettings,
@@ -21,6 +23,7 @@ from tuner.config.settings import (
     LrRangeSettings,
     Objective,
     PrunerSettings,
+    RaySettings,
     SearchSettings,
     Settings,
     StoreSettings,
@@ -37,7 +40,11 @@ NODES = {
     "callbacks": "[{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}]",
     "logger": "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs}, true or false",
 }
+#: A host and a port; an IPv6 address stands in brackets.
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):\d{1,5}")
 DIRECTIONS = ("minimize", "maximize")
+#: What starts the workers.
+ENGINES = ("local", "ray")
 #: Whose values the commands beside `tune` train with.
 AT = ("champion", "defaults")
 #: Data of the final training.
@@ -59,16 +66,7 @@ def load(overrides: Sequence[str], *, config_dir: str | None = None, needs_study
     config = compose_config(overrides, config_dir)
     broken = resolve_problem(config)
     if broken:
-        raise ConfigError(
-            [
-                Problem(
-                    "configuration",
-                    "has values that can be resolved",
-                    broken,
-                    "Give the value, or mend the interpolation.",
-                )
-            ]
-        )
+        raise ConfigError([broken])
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     reader = _Reader(plain, config)
     settings = reader.settings(needs_study=needs_study, known_studies=studies(config_dir))
@@ -97,15 +95,14 @@ class _Reader:
                 f"Write study={known_studies[0] if known_studies else 'NAME'}.",
             )
         study = self.study() if has_study else None
-        store = StoreSettings(self.text("store.url"), self.text("store.folder"))
+        keep = Keep(best=self.whole("store.keep_checkpoints"), paused=self.whole("store.keep_paused"))
+        store = StoreSettings(self.text("store.url"), self.text("store.folder"), keep)
         seed = self.whole("seed", at_least=0)
         return Settings(
             study=study,
             search=self.search(),
             pruner=self.pruner(),
-            launcher=LauncherSettings(
-                self.optional_whole("launcher.workers", 1), self.whole("launcher.max_retries", 0)
-            ),
+            launcher=self.launcher(),
             store=store,
             dashboard=DashboardSettings(self.text("dashboard.host"), self.port()),
             compare=self.compare(),
@@ -255,10 +252,9 @@ class _Reader:
         if over is not None and not isinstance(over, str):
             self.wrong("compare.over", "is a parameter or a path", over, "Write for example over=schedule.")
             over = None
-        if choices is not None and (not isinstance(choices, list) or len(choices) < 2):
-            self.wrong(
-                "compare.choices", "is a list of at least two", choices, "Write for example 'choices=[true,false]'."
-            )
+        if choices is not None and (not isinstance(choices, list | Mapping) or len(choices) < 2):
+            remedy = "Write for example 'choices=[true,false]', or with labels 'choices={a: null, b: {_target_: …}}'."
+            self.wrong("compare.choices", "is a list of at least two, or a mapping of their labels", choices, remedy)
             choices = None
         target = self.at("compare.target")
         if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
@@ -266,7 +262,7 @@ class _Reader:
             target = None
         return CompareSettings(
             over,
-            None if choices is None else tuple(choices),
+            tuple(choices) if isinstance(choices, list) else choices,
             self.whole("compare.seeds", 1, 5),
             None if target is None else float(target),
             *self.at_and_folder("compare"),
@@ -332,6 +328,7 @@ class _Reader:
                 plain = node is None or (key == "logger" and isinstance(node, bool))
                 if not plain and not (isinstance(node, Mapping) and "_target_" in node):
                     self.wrong(f"trainer.{key}", "has nodes with _target_", node, f"Write for example {example}.")
+        self.optional_number("trainer.checkpoint_every_s")
         devices, nodes = self.at("trainer.devices"), self.at("trainer.num_nodes")
         count = len(devices) if isinstance(devices, list) else devices
         if count not in (None, 1, "1", "auto") or nodes not in (None, 1):
@@ -340,8 +337,49 @@ class _Reader:
                 key,
                 "is one device for each trial",
                 devices,
-                "Remove it; launcher.workers trains several trials at once.",
+                "Remove it; launcher.devices_per_trial says how many devices train one trial.",
             )
+
+    def launcher(self) -> LauncherSettings:
+        devices = self.at("launcher.devices_per_trial")
+        return LauncherSettings(
+            workers=self.optional_whole("launcher.workers", 1),
+            max_retries=self.whole("launcher.max_retries", 0),
+            devices_per_trial="all" if devices == "all" else self.whole("launcher.devices_per_trial", 1),
+            trials_per_device=self.whole("launcher.trials_per_device", 1),
+            silent_after_s=self.optional_number("launcher.silent_after_s"),
+            takeover=self.flag("launcher.takeover", default=False),
+            ray=self.ray(),
+        )
+
+    def ray(self) -> RaySettings | None:
+        engine = self.at("launcher.engine")
+        if engine not in (None, "local"):
+            self.one_of("launcher.engine", ENGINES)
+        else:
+            for key in sorted(RAY & self.plain["launcher"].keys()):
+                rule, remedy = "is a key of launcher=ray", "Write launcher=ray as well."
+                self.wrong(f"launcher.{key}", rule, self.at(f"launcher.{key}"), remedy)
+        if engine != "ray":
+            return None
+        runtime_env = self.at("launcher.runtime_env")
+        if runtime_env is not None and not isinstance(runtime_env, Mapping):
+            rule, remedy = "is a mapping of Ray's, or null", "Write for example '{working_dir: .}'."
+            self.wrong("launcher.runtime_env", rule, runtime_env, remedy)
+        return RaySettings(
+            address=None if self.at("launcher.address") is None else self.address(),
+            max_groups=self.optional_whole("launcher.max_groups", 1),
+            cpus_per_rank=self.optional_whole("launcher.cpus_per_rank", 1),
+            runtime_env=runtime_env,
+        )
+
+    def address(self) -> str:
+        address = self.text("launcher.address")
+        place = address.removeprefix("ray://")
+        if address and address != "auto" and not _PLACE.fullmatch(place):
+            rule = "is auto, HOST:PORT or ray://HOST:PORT, or null for a Ray instance of its own"
+            self.wrong("launcher.address", rule, address, "Write for example launcher.address=head.example:6379.")
+        return address
 
     def text(self, key: str) -> str:
         value = self.at(key)

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tuner.errors import Problem
 from tuner.space import Parameter, Space, Value
 
 #: Parts of a configuration that a trial's training sees; a parameter's path starts with one of them.
@@ -22,6 +23,8 @@ ROOTS = ("module", "data", "trainer", "optimizer", "schedule")
 
 #: Texts that need no quotes in an override: words and dotted paths that YAML reads as nothing else.
 _PLAIN = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
+#: How OmegaConf's `oc.env` says that there is no such variable.
+_UNSET = re.compile(r"Environment variable '(?P<name>[^']+)' not found")
 
 
 class StudyNodes:
@@ -143,10 +146,16 @@ def write(config: DictConfig, path: str, value: Any) -> None:
         node[last] = OmegaConf.create(value) if isinstance(value, dict | list) else value
 
 
-def resolve_problem(config: DictConfig) -> str | None:
-    """What an interpolation cannot be resolved to, as one line; None when all can."""
+def resolve_problem(config: DictConfig) -> Problem | None:
+    """What an interpolation cannot be resolved to; None when all can."""
     try:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        return str(error).splitlines()[0]
+        text = str(error).splitlines()[0]
+        key = str(error.full_key or "configuration")
+        if unset := _UNSET.search(text):
+            name = unset["name"]
+            remedy = f"Write export {name}=VALUE in the shell first, or {key}=VALUE on the command line."
+            return Problem(key, f"comes from the environment variable {name}", "not set", remedy)
+        return Problem(key, "has values that can be resolved", text, "Give the value, or mend the interpolation.")
     return None

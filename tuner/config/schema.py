@@ -16,11 +16,18 @@ TRAINER_ARGUMENTS = frozenset({
     "reload_dataloaders_every_n_epochs", "default_root_dir", "enable_autolog_hparams", "model_registry",
 })  # fmt: skip
 #: tuner's own keys beside them.
-TRAINER_OWN = frozenset({"divergence_factor", "weights_only", "channels_last", "compile", "fit_batch"})
+TRAINER_OWN = frozenset(
+    {"divergence_factor", "weights_only", "channels_last", "compile", "fit_batch", "checkpoint_every_s"}
+)
 
 SEARCH = frozenset({
     "draws", "budget", "trials", "timeout", "trial_timeout", "coarse", "elites", "screen", "expand", "barrier", "lr_range",
 })  # fmt: skip
+LAUNCHER = frozenset({
+    "workers", "max_retries", "devices_per_trial", "trials_per_device", "silent_after_s", "takeover", "engine",
+})  # fmt: skip
+#: Keys of launcher=ray alone.
+RAY = frozenset({"address", "max_groups", "cpus_per_rank", "runtime_env"})
 TOP = frozenset({
     "name", "module", "data", "optimizer", "schedule", "objective", "space", "seed", "dashboard",
     "search", "pruner", "launcher", "store", "trainer", "compare", "lr_range", "train",
@@ -31,8 +38,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "": TOP,
     "objective": frozenset({"metric", "direction"}),
     "search": SEARCH,
-    "launcher": frozenset({"workers", "max_retries"}),
-    "store": frozenset({"url", "folder"}),
+    "launcher": LAUNCHER | RAY,
+    "store": frozenset({"url", "folder", "keep_checkpoints", "keep_paused"}),
     "dashboard": frozenset({"host", "port"}),
     "compare": frozenset(COMPARE),
     "lr_range": frozenset(LR_RANGE),

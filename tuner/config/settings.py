@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuner.checkpoints import Keep
 from tuner.config.nodes import StudyNodes
 from tuner.space import Space
 
@@ -63,15 +64,52 @@ class PrunerSettings:
 
 
 @dataclass(frozen=True)
+class RaySettings:
+    """The Ray cluster that workers run on.
+
+    Attributes:
+        address: `auto`, `host:port` or `ray://host:port`; None for a Ray instance of its own on this machine.
+        max_groups: the most that the groups grow to with the cluster, or None.
+        cpus_per_rank: CPU cores asked for with each rank; None for one where there are no GPUs, and none beside a GPU.
+        runtime_env: Ray's runtime environment of the workers, as it is; None for that of the nodes.
+    """
+
+    address: str | None = None
+    max_groups: int | None = None
+    cpus_per_rank: int | None = None
+    runtime_env: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class LauncherSettings:
+    """The worker groups, and what is borne from them.
+
+    Attributes:
+        workers: groups at most, or None for as many as the devices hold.
+        max_retries: times that a trial whose worker was lost is taken up again.
+        devices_per_trial: ranks of a group, or all devices in one group.
+        trials_per_device: groups that share each device.
+        silent_after_s: a worker that sends nothing for so long is lost; None for never.
+        takeover: take the round from the controller that holds it.
+        ray: where workers run on Ray; None for processes of this machine.
+    """
+
     workers: int | None
     max_retries: int
+    devices_per_trial: int | Literal["all"] = 1
+    trials_per_device: int = 1
+    silent_after_s: float | None = None
+    takeover: bool = False
+    ray: RaySettings | None = None
 
 
 @dataclass(frozen=True)
 class StoreSettings:
+    """The study database, and the folder of checkpoints and logs."""
+
     url: str
     folder: str
+    keep: Keep
 
 
 @dataclass(frozen=True)
@@ -82,10 +120,13 @@ class DashboardSettings:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """A controlled comparison; `at` is champion, defaults, or None for the champion where there is one."""
+    """A controlled comparison; `at` is champion, defaults, or None for the champion where there is one.
+
+    `choices` are values or nodes, or a mapping from labels to them.
+    """
 
     over: str | None
-    choices: tuple[Any, ...] | None
+    choices: tuple[Any, ...] | Mapping[str, Any] | None
     seeds: int
     target: float | None
     at: str | None

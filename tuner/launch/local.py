@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, forked from a server that has imported torch and lightning already."""
+"""Ranks as processes of this machine, forked from a server that has imported torch and lightning already."""
 
 from __future__ import annotations
 
@@ -6,151 +6,135 @@ import contextlib
 import multiprocessing as mp
 import signal
 import socket
+import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Self
 
-from tuner.errors import RoundFailed
-from tuner.launch.protocol import Ended, Event, Halt, Leave, Lost, Ready, Refused, Reply, Train
-from tuner.training.task import Answer, Task
-
-#: Seconds that a worker told to leave is given before it is killed.
-LEAVE_S = 5.0
-#: Workers that die one after the other before they are ready: nothing will ever train here.
-MOST_STILLBORN = 3
+from tuner.launch.devices import Seat
+from tuner.launch.groups import LEAVE_S, Groups, Rank
+from tuner.launch.protocol import FromWorker, ToWorker
 
 
-class LocalLauncher:
-    """Local worker processes. A worker that dies is reported as `Lost`, and replaced."""
+def local_groups(seats: Sequence[Sequence[Seat]], logs: Path, *, silent_after_s: float | None = None) -> Groups:
+    """Groups of processes of this machine.
 
-    def __init__(self, placements: Sequence[Mapping[str, str]], logs: Path, threads: int | None = 1) -> None:
-        """Prepare; processes start on entering the context.
+    Args:
+        seats: of the ranks of each group.
+        logs: folder of the workers' logs, `worker-N.log`, of further ranks `worker-N-rank-R.log`.
+        silent_after_s: see `Groups`.
+    """
+    return Groups(Processes(seats, logs), len(seats), silent_after_s=silent_after_s)
 
-        Args:
-            placements: one entry a worker: the environment that pins it to its devices.
-            logs: folder of the workers' logs, `worker-N.log`.
-            threads: torch threads of each worker.
-        """
-        self._placements, self._logs, self._threads = placements, logs, threads
+
+class Processes:
+    """The transport: a process and a pipe for each rank."""
+
+    def __init__(self, seats: Sequence[Sequence[Seat]], logs: Path) -> None:
+        self._seats, self._logs = seats, logs
         self._context = mp.get_context("forkserver")
         self._context.set_forkserver_preload(["tuner.launch.preload"])
-        self._workers: dict[int, _Local] = {}
-        self._stillborn = 0
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
+        self._started = 0
 
     def __enter__(self) -> Self:
-        for index in range(len(self._placements)):
-            self._start(index)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for worker in self._workers.values():
-            worker.say(Halt())
-            worker.say(Leave())
-        deadline = time.monotonic() + LEAVE_S
-        for worker in self._workers.values():
-            worker.end(max(deadline - time.monotonic(), 0.0))
-        self._workers.clear()
+        if self._meeting is not None:
+            self._meeting.cleanup()
 
-    def idle(self) -> list[int]:
-        return [index for index, worker in sorted(self._workers.items()) if worker.ready and worker.trial is None]
+    def start(self, group: int) -> list[Rank]:
+        return [self._rank(group, seat, meeting) for meeting in [self._place()] for seat in self._seats[group]]
 
-    def train(self, worker: int, task: Task) -> None:
-        self._workers[worker].trial = task.trial
-        self._workers[worker].say(Train(task))
+    def wait(self, ranks: Sequence[Rank], timeout_s: float) -> Sequence[Rank]:
+        by_pipe: dict[Any, LocalRank] = {rank.pipe: rank for rank in ranks if isinstance(rank, LocalRank)}
+        return [by_pipe[end] for end in wait(list(by_pipe), timeout_s)]
 
-    def reply(self, worker: int, answer: Answer) -> None:
-        self._workers[worker].say(Reply(answer))
+    def log(self, group: int) -> str:
+        return str(self._log(group, 0))
 
-    def halt(self, worker: int) -> None:
-        self._workers[worker].say(Halt())
+    def _rank(self, group: int, seat: Seat, meeting: str) -> Rank:
+        log = self._log(group, seat.rank)
+        return start_rank(self._context, seat, log, meeting, name=f"tuner-worker-{group}-{seat.rank}")
 
-    def kill(self, worker: int) -> None:
-        self._workers[worker].process.kill()
+    def _log(self, group: int, rank: int) -> Path:
+        return self._logs / (f"worker-{group}-rank-{rank}.log" if rank else f"worker-{group}.log")
 
-    def describe(self, worker: int) -> str:
-        return f"{socket.gethostname()}:{self._workers[worker].process.pid}"
-
-    def events(self, timeout_s: float) -> list[tuple[int, Event]]:
-        by_end: dict[Any, int] = {worker.pipe: index for index, worker in self._workers.items()}
-        found: list[tuple[int, Event]] = []
-        for end in wait(list(by_end), timeout_s):
-            index = by_end[end]
-            found.extend((index, event) for event in self._receive(index))
-        return sorted(found, key=lambda pair: pair[0])
-
-    def _receive(self, index: int) -> list[Event]:
-        worker, events = self._workers[index], list[Event]()
-        try:
-            while worker.pipe.poll():
-                message = worker.pipe.recv()
-                if isinstance(message, Ready):
-                    worker.ready, self._stillborn = True, 0
-                    continue
-                events.append(message)
-                if isinstance(message, Ended | Refused):
-                    worker.trial = None
-        except Exception as error:  # noqa: BLE001 - a pipe's end, or half a message, which unpickles to any error
-            reason = self._bury(index, error)
-            if worker.trial is not None:
-                events.append(Lost(worker.trial, reason))
-        return events
-
-    def _bury(self, index: int, error: BaseException) -> str:
-        worker = self._workers[index]
-        left = worker.end(LEAVE_S)
-        reason = _how(worker.process.exitcode, error) if left else "stopped answering, and was killed"
-        self._stillborn += not worker.ready
-        if self._stillborn >= MOST_STILLBORN:
-            raise RoundFailed(f"No worker comes up, the last one {reason}. See {self._log(index)} and the lines above.")
-        self._start(index)
-        return reason
-
-    def _start(self, index: int) -> None:
-        ours, theirs = self._context.Pipe()
-        # Imported by name in the worker: this process must not import torch for it.
-        process = self._context.Process(
-            target=_run_worker,
-            args=(theirs, str(self._log(index)), dict(self._placements[index]), self._threads),
-            name=f"tuner-worker-{index}",
-            # Not a daemon, because daemons may not have children and loaders have workers; it leaves with its pipe.
-            daemon=False,
-        )
-        with _without_interrupts():
-            process.start()
-        theirs.close()
-        self._workers[index] = _Local(process, ours)
-
-    def _log(self, index: int) -> Path:
-        return self._logs / f"worker-{index}.log"
+    def _place(self) -> str:
+        """Where the ranks of one start meet; never that of an earlier one, whose keys would be read as their own."""
+        if self._meeting is None:
+            self._meeting = tempfile.TemporaryDirectory(prefix="tuner-ranks-")
+        self._started += 1
+        return f"file://{self._meeting.name}/{self._started}"
 
 
-class _Local:
-    """One process with our end of its pipe, and the trial it trains."""
+class LocalRank:
+    """One process with our end of its pipe."""
 
     def __init__(self, process: ForkServerProcess, pipe: Connection) -> None:
         self.process, self.pipe = process, pipe
-        self.ready = False
-        self.trial: int | None = None
+        self.where = f"{socket.gethostname()}:{process.pid}"
 
-    def say(self, message: Train | Reply | Halt | Leave) -> None:
-        # A worker that has just died is told by the pipe's end, in events().
+    def say(self, message: ToWorker) -> None:
         with contextlib.suppress(OSError):
             self.pipe.send(message)
 
-    def end(self, patience_s: float) -> bool:
-        """Wait for the process to leave, and kill it if it does not; whether it left by itself."""
-        self.process.join(patience_s)
-        left = not self.process.is_alive()
-        if not left:
+    def take(self) -> tuple[list[FromWorker], str | None]:
+        messages: list[FromWorker] = []
+        try:
+            while self.pipe.poll():
+                messages.append(self.pipe.recv())
+        except Exception as error:  # noqa: BLE001 - a pipe's end, or half a message, which unpickles to any error
+            return messages, self._how_it_ended(error)
+        return messages, None
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def end(self, patience_s: float) -> None:
+        if not self._has_left(patience_s):
             self.process.kill()
             self.process.join()
         self.pipe.close()
-        return left
+
+    def _has_left(self, patience_s: float) -> bool:
+        self.process.join(patience_s)
+        return not self.process.is_alive()
+
+    def _how_it_ended(self, error: BaseException) -> str:
+        if not self._has_left(LEAVE_S):
+            return "stopped answering, and was killed"
+        return _how(self.process.exitcode, error)
+
+
+def start_rank(context: mp.context.ForkServerContext, seat: Seat, log: Path, meeting: str, *, name: str) -> LocalRank:
+    """Start one rank, which says `Ready` when it has met the others of its group.
+
+    Args:
+        context: with its preload set.
+        seat: where it runs.
+        log: file that takes what it prints.
+        meeting: URL of torch.distributed where the group's ranks meet; not looked at by a rank alone.
+        name: of the process, for people.
+    """
+    ours, theirs = context.Pipe()
+    # Imported by name in the worker: this process must not import torch for it.
+    process = context.Process(
+        target=_run_worker,
+        args=(theirs, str(log), seat, meeting),
+        name=name,
+        # Not a daemon, because daemons may not have children and loaders have workers; it leaves with its pipe.
+        daemon=False,
+    )
+    with _without_interrupts():
+        process.start()
+    theirs.close()
+    return LocalRank(process, ours)
 
 
 @contextlib.contextmanager
@@ -167,10 +151,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_worker(pipe: Connection, log: str, environment: Mapping[str, str], threads: int | None) -> None:
+def _run_worker(pipe: Connection, log: str, seat: Seat, meeting: str) -> None:
     from tuner.launch.worker import main  # noqa: PLC0415 - imports torch, which only the worker may pay for
 
-    main(pipe, log, environment, threads)
+    main(pipe, log, seat, meeting)
 
 
 def _how(exitcode: int | None, error: BaseException) -> str:

@@ -4,10 +4,14 @@
 | --- | --- |
 | `Train(task)` | trains, sends `Measured` at each validation, ends with `Ended` or `Refused` |
 | `Reply(answer)` | goes on, pauses or stops; only after a `Measured` that waits for it |
-| `Halt()` | stops the training at the next batch |
+| `Halt()` | stops the training at the next batch, with a checkpoint if `save` says so |
 | `Leave()` | leaves after what it does now |
 
-A worker says `Ready` once, before anything else. Whatever ends it in a trial without `Ended` is reported as `Lost` by the launcher.
+A worker says `Ready` once, before anything else, and `Alive` now and then while it trains. Whatever ends it in a trial
+without `Ended`, its own silence included, is reported as `Lost` by the launcher.
+
+A worker may be a group of processes, the ranks that train one model together. Each of them hears everything; what they
+measure and save is said by the first rank alone, and each says for itself that it is alive and how its part has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from tuner.training.task import Answer, Measurement, Result, Task
+from tuner.training.task import Answer, Measurement, Result, Saved, Task
 
 # -- to a worker ------------------------------------------------------------------------------------------------
 
@@ -33,7 +37,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Halt:
-    pass
+    """Stop; with `save` a checkpoint is written first, from which the trial can go on."""
+
+    save: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,21 @@ class Leave:
 @dataclass(frozen=True)
 class Ready:
     """The worker has imported what it needs and waits for its first task."""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The training has got on since the last message."""
+
+    trial: int
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint has been written, and the training goes on."""
+
+    trial: int
+    saved: Saved
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,9 @@ class Lost:
     reason: str
 
 
-Event = Measured | Ended | Refused | Lost
+ToWorker = Train | Reply | Halt | Leave
+FromWorker = Ready | Alive | Checkpointed | Measured | Ended | Refused
+Event = Checkpointed | Measured | Ended | Refused | Lost
 
 
 class Launcher(Protocol):
@@ -96,8 +119,8 @@ class Launcher(Protocol):
     def reply(self, worker: int, answer: Answer) -> None:
         """Answer a measurement that waits."""
 
-    def halt(self, worker: int) -> None:
-        """Have a worker stop its training at the next batch; it ends with `Ended`."""
+    def halt(self, worker: int, *, save: bool = False) -> None:
+        """Have a worker stop its training at the next batch, and save it where asked; it ends with `Ended`."""
 
     def kill(self, worker: int) -> None:
         """End a worker that does not answer; reported as `Lost`, and a new one takes its place."""

@@ -16,31 +16,46 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from tuner.errors import TunerError
-from tuner.launch.protocol import Ended, Halt, Leave, Measured, Ready, Refused, Reply, Train
+from tuner.launch.devices import Seat
+from tuner.launch.protocol import (
+    Alive,
+    Checkpointed,
+    Ended,
+    FromWorker,
+    Halt,
+    Leave,
+    Measured,
+    Ready,
+    Refused,
+    Reply,
+    Train,
+)
+from tuner.training import ranks
 from tuner.training.jobs import run
 from tuner.training.process import quiet, settle
-from tuner.training.task import Answer, Measurement, Outcome, Result, Task
+from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
 
 #: A worker that a user's thread keeps alive is not waited for when its controller has gone.
 ORPHAN_EXIT = 70
+#: Seconds between two messages of a training that has nothing to say but that it gets on.
+ALIVE_S = 5.0
 
 
-def main(pipe: Connection, log: str, environment: Mapping[str, str], threads: int | None) -> None:
+def main(pipe: Connection, log: str, seat: Seat, meeting: str) -> None:
     """Work until told to leave.
 
     Args:
         pipe: this worker's end.
         log: file that takes what the user's code prints, so that it reaches neither the results on standard output
             nor the live table.
-        environment: variables that pin this worker to its devices.
-        threads: torch threads, or None for torch's own choice.
+        seat: the devices of this worker, and its place in a group of ranks.
+        meeting: where the ranks of a group meet.
     """
     # Ctrl-C goes to the whole foreground group; the controller decides what it means. It was blocked so far.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -48,38 +63,67 @@ def main(pipe: Connection, log: str, environment: Mapping[str, str], threads: in
     # A worker of a loader is forked from here, as in a program of the user's own. The server's way of starting
     # processes, which is inherited, would start another server in each trial.
     multiprocessing.set_start_method(None, force=True)
-    os.environ.update(environment)
     _redirect(Path(log))
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _sit(seat)
     quiet()
     settle()
-    _Worker(pipe).run()
+    worker = _Worker(pipe, speaks=seat.rank == 0)
+    signal.signal(signal.SIGTERM, worker.told_to_leave)
+    if seat.size > 1:
+        ranks.join(seat.rank, seat.size, meeting, local=seat.local)
+    worker.run()
+
+
+def _sit(seat: Seat) -> None:
+    if seat.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(seat.gpus)
+    if seat.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, seat.cores)
+    if seat.threads is not None:
+        torch.set_num_threads(seat.threads)
 
 
 class _Worker:
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: Connection, *, speaks: bool) -> None:
+        """`speaks`: whether this is the rank that says what is measured and saved."""
+        self._pipe, self._speaks = pipe, speaks
         self._tasks: queue.SimpleQueue[Train | Leave] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._halted = threading.Event()
+        self._halted: Answer | None = None
+        self._leaving = False
+        self._spoke = 0.0
         threading.Thread(target=self._read, name="tuner-pipe", daemon=True).start()
 
     def run(self) -> None:
-        self._pipe.send(Ready())
+        self._send(Ready())
         while isinstance(message := self._tasks.get(), Train):
             self._train(message.task)
+
+    def told_to_leave(self, *_: object) -> None:
+        """SIGTERM: this machine is wanted for something else. Save what is trained, and go."""
+        self._leaving = True
+        self._tasks.put(Leave())  # after the training, if there is one
 
     def _train(self, task: Task) -> None:
         print(f"--- trial {task.trial} at {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)  # noqa: T201 - the log's own heading
 
         def report(measurement: Measurement) -> Answer:
             waits = measurement.rung or task.every_value
-            self._pipe.send(Measured(task.trial, measurement, waits))
+            if self._speaks:
+                self._send(Measured(task.trial, measurement, waits))
             return self._answers.get() if waits else Answer.GO_ON
 
+        def interrupted() -> Answer | None:
+            if time.monotonic() - self._spoke >= ALIVE_S:
+                self._send(Alive(task.trial))
+            return Answer.PAUSE if self._leaving and self._halted is None else self._halted
+
+        def saved(checkpoint: Saved) -> None:
+            if self._speaks:
+                self._send(Checkpointed(task.trial, checkpoint))
+
         try:
-            end: Ended | Refused = Ended(task.trial, run(task, report, self._halted.is_set))
+            end: Ended | Refused = Ended(task.trial, run(task, report, interrupted, saved))
         except TunerError as error:
             end = Refused(task.trial, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours is told as such, not as a machine that died
@@ -89,7 +133,11 @@ class _Worker:
         if isinstance(end, Ended) and end.result.traceback:
             print(end.result.traceback)  # noqa: T201 - into the log, where its reader looks for it
         sys.stdout.flush()
-        self._pipe.send(end)
+        self._send(end)
+
+    def _send(self, message: FromWorker) -> None:
+        self._pipe.send(message)
+        self._spoke = time.monotonic()
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -98,11 +146,11 @@ class _Worker:
                 if isinstance(message, Reply):
                     self._answers.put(message.answer)
                 elif isinstance(message, Halt):
-                    self._halted.set()
-                    self._answers.put(Answer.STOP)  # if it is waiting for an answer just now
+                    self._halted = Answer.PAUSE if message.save else Answer.STOP
+                    self._answers.put(self._halted)  # if it is waiting for an answer just now
                 elif isinstance(message, Train):
                     # A halt that crossed the end of the training before belongs to that one.
-                    self._halted.clear()
+                    self._halted = None
                     while not self._answers.empty():
                         self._answers.get_nowait()
                     self._tasks.put(message)

@@ -1,11 +1,10 @@
-"""Opening the database: engine, SQLite's settings, the schema of Optuna and of tuner, and errors without passwords."""
+"""Opening the database: engine, SQLite's settings, connections, the schema of Optuna and of tuner."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,43 +12,76 @@ import filelock
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from tuner.errors import StoreError
+from tuner.store.address import Address
+from tuner.store.storage import Storage
 from tuner.store.tables import Base
+from tuner.store.waiting import RETRY_S, Waiting
 
 #: The newest revision in migrations/versions; a test compares it with what Alembic finds there.
-SCHEMA = "0001"
+SCHEMA = "0002"
 VERSION_TABLE = "tuner_alembic_version"
+MIGRATIONS = Path(__file__).with_name("migrations")
 #: Number of the advisory lock under which the schema is made on PostgreSQL; any constant of ours.
 SCHEMA_LOCK = 0x74756E6572
 #: Seconds that a writer waits for another one's lock on SQLite.
 BUSY_S = 60
+#: Of connections to PostgreSQL, where the URL does not say otherwise: a server that is gone without a word is noticed
+#: within a minute or two, not after the two hours of the operating system.
+LIBPQ = {
+    "application_name": "tuner",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms
+    # A controller that was stopped in the middle of a transaction does not keep its locks from who takes over.
+    "options": "-c idle_in_transaction_session_timeout=30s",
+}
 
 
 class Database:
-    """One study database, opened; its schema is up to date."""
+    """One study database, opened; its schema is up to date.
 
-    def __init__(self, url: str) -> None:
-        """Open, and make or migrate the schema where needed.
+    Once it has been open, everything that fails because the database is away is repeated until it is back, for up to
+    `RETRY_S` seconds (see `tuner.store.waiting`).
+
+    Attributes:
+        engine: of tuner's own tables; its connections wait. A transaction on it is repeated by `waiting.again`.
+        waiting: the clock of that.
+    """
+
+    def __init__(self, url: str, *, retry_s: float = RETRY_S) -> None:
+        """Open, and make or migrate the schema where needed; a server that is not there is told at once.
+
+        Args:
+            url: as `store.url`.
+            retry_s: seconds that a database which goes away later is waited for.
 
         Raises:
             StoreError: the URL, the server or the schema cannot be used.
         """
-        self.url = _parsed(url)
-        with _explained(self.url):
-            if self.url.get_backend_name() == "sqlite":
+        self._address = Address.of(url)
+        self.url = self._address.without_password
+        self.waiting = Waiting(str(self), self._address.cause, retry_s=retry_s)
+        with self._opening():
+            if self._is_sqlite:
                 Path(self.url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(self.url, **_engine_options(self.url))
-            if not _is_current(self.engine):
-                self._make_schema()
-        self._storage: RDBStorage | None = None
+            self._options = _engine_options(self._address.url, self.waiting)
+            self.engine = sa.create_engine(self.url, **self._options)
+            with _closed_on_failure(self.engine):
+                if not _is_current(self.engine):
+                    self._make_schema()
+        self.waiting.worked = True
+        self._storage: Storage | None = None
 
     @staticmethod
     def is_there(url: str) -> bool:
         """Whether there is anything to open; a server is taken to be there until it is asked."""
-        parsed = _parsed(url)
+        parsed = Address.of(url).url
         return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
     def close(self) -> None:
@@ -67,10 +99,10 @@ class Database:
 
     @property
     def storage(self) -> RDBStorage:
-        """Optuna's storage on the same database."""
+        """Optuna's storage on the same database, which waits likewise."""
         if self._storage is None:
-            with _explained(self.url):
-                self._storage = self._optuna(create=False)
+            with self._opening():
+                self._storage = self.waiting.again(lambda: self._optuna(create=False))
         return self._storage
 
     @contextlib.contextmanager
@@ -82,20 +114,50 @@ class Database:
         """
         try:
             yield
-        except SQLAlchemyError as error:
-            raise StoreError(_sentence(self.url, error)) from None
-        except StorageInternalError as error:  # Optuna wraps its driver's errors
-            raise StoreError(_sentence(self.url, error.__cause__ or error)) from None
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise StoreError(self._sentence(error)) from None
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return str(self._address)
 
-    def _optuna(self, *, create: bool) -> RDBStorage:
-        url = self.url.render_as_string(hide_password=False)
-        # Optuna checks its schema's version in every constructor; once at the making is enough.
-        return RDBStorage(
-            url, _engine_options(self.url), skip_table_creation=not create, skip_compatibility_check=False
-        )
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    def _sentence(self, error: BaseException) -> str:
+        waited_s = self.waiting.waited_s
+        waited = f" It has been away for {waited_s:.0f} s; the same command goes on from here." if waited_s >= 1 else ""
+        return self._address.sentence(error) + waited
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """What can go wrong on the way to an open database, in one sentence."""
+        try:
+            with self.explained():
+                yield
+        except NoSuchModuleError:
+            raise StoreError(
+                f"store.url={self}: there is no driver for {self.url.drivername}. Write sqlite:///FILE or postgresql://…."
+            ) from None
+        except ImportError as error:
+            raise StoreError(
+                f"store.url={self}: its driver is not installed ({error.name}). For PostgreSQL: pip install 'tuner[postgres]'."
+            ) from None
+        except filelock.Timeout:
+            raise StoreError(
+                f"store.url={self}: another process has been making the schema for {BUSY_S} s. End it, or try again."
+            ) from None
+        except OSError as error:
+            raise StoreError(self._sentence(error)) from None
+
+    def _optuna(self, *, create: bool) -> Storage:
+        # Optuna formats the URL; a brace in a file's name is not meant so.
+        url = self.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+        try:
+            # Optuna checks its schema's version in every constructor; once at the making is enough.
+            return Storage(url, self._options, self.waiting, create=create)
+        except RuntimeError as error:  # the only thing that it raises so is a version that does not fit
+            raise StoreError(f"store.url={self}: {self._address.hidden(str(error))}") from None
 
     def _make_schema(self) -> None:
         # Alembic takes 0.3 s to import, and is needed once in a database's life.
@@ -110,19 +172,23 @@ class Database:
             storage.remove_session()
             storage.engine.dispose()
             config = Config()
-            config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             with self.engine.begin() as connection:
+                if self._is_sqlite:
+                    # The driver begins no transaction for CREATE TABLE; half a schema could not be mended later.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Only one process makes the schema: two that create it at once fail."""
-        if self.url.get_backend_name() == "sqlite":
+        if self._is_sqlite:
             with filelock.FileLock(f"{Path(self.url.database or '').absolute()}.lock", timeout=BUSY_S):
                 yield
         elif self.url.get_backend_name() == "postgresql":
-            with self.engine.connect() as connection:
+            # The lock belongs to the connection; a transaction that lies open for long would be ended by the server.
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_lock(SCHEMA_LOCK)))
                 try:
                     yield
@@ -132,25 +198,31 @@ class Database:
             yield
 
 
-def _parsed(url: str) -> URL:
+def _engine_options(url: URL, waiting: Waiting) -> dict[str, Any]:
+    """Arguments of `sqlalchemy.create_engine`, beside a URL that need not know the password."""
+    options: dict[str, Any] = {"creator": _connector(url, waiting)}
+    if url.get_backend_name() == "sqlite":
+        return options | {"pool_events": [(_set_pragmas, "connect")]}
+    return options | {"pool_pre_ping": True}
+
+
+def _connector(url: URL, waiting: Waiting) -> Callable[[], Any]:
+    """What makes a connection, and waits while the database is away."""
+    kind = url.get_dialect()
+    dialect = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+    known: dict[str, dict[str, Any]] = {"sqlite": {"timeout": BUSY_S}, "postgresql": LIBPQ}
+    defaults = known.get(url.get_backend_name(), {})
+    words, named = dialect.create_connect_args(url)
+    return lambda: waiting.again(lambda: dialect.connect(*words, **{**defaults, **named}))
+
+
+@contextlib.contextmanager
+def _closed_on_failure(engine: Engine) -> Iterator[None]:
     try:
-        parsed = make_url(url)
-    except ArgumentError:
-        # The text may hold a password where it was mistyped, so it is not repeated.
-        raise StoreError(
-            "store.url is a database URL. Write for example store.url=sqlite:///runs/tuner.db or postgresql+psycopg://USER@HOST/NAME."
-        ) from None
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError(
-            "store.url names a file, because worker processes and later calls read it. Write for example store.url=sqlite:///runs/tuner.db."
-        )
-    return parsed
-
-
-def _engine_options(url: URL) -> dict[str, Any]:
-    if url.get_backend_name() != "sqlite":
-        return {"pool_pre_ping": True}
-    return {"connect_args": {"timeout": BUSY_S}, "pool_events": [(_set_pragmas, "connect")]}
+        yield
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
@@ -172,39 +244,6 @@ def _is_current(engine: Engine) -> bool:
             f"The database was made by a newer tuner (schema {version}, this one knows {SCHEMA}). Upgrade tuner, or name another store.url."
         )
     return version == SCHEMA
-
-
-@contextlib.contextmanager
-def _explained(url: URL) -> Iterator[None]:
-    """Turn what a driver says into one sentence that names the place and never the password."""
-    shown = url.render_as_string(hide_password=True)
-    try:
-        yield
-    except NoSuchModuleError:
-        raise StoreError(
-            f"store.url={shown}: there is no driver for {url.drivername}. Write sqlite:///FILE or postgresql+psycopg://…."
-        ) from None
-    except ImportError as error:
-        raise StoreError(
-            f"store.url={shown}: its driver is not installed ({error.name}). For PostgreSQL: pip install 'tuner[postgres]'."
-        ) from None
-    except filelock.Timeout:
-        raise StoreError(
-            f"store.url={shown}: another process has been making the schema for {BUSY_S} s. End it, or try again."
-        ) from None
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreError(_sentence(url, error)) from None
-
-
-def _sentence(url: URL, error: BaseException) -> str:
-    cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    if url.password:
-        cause = cause.replace(str(url.password), "***")
-    who = os.environ.get("USER", "this user")
-    return (
-        f"store.url={url.render_as_string(hide_password=True)}: {cause}. "
-        f"Is it the right place, with room left, and may {who} write there?"
-    )
 
 
 def metadata() -> sa.MetaData:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import os
-import socket
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from tuner.errors import RoundBusy
+from tuner.errors import StoreError
 from tuner.store.database import Database
-from tuner.store.tables import ChampionRow, DataVersionRow, RoundRow, StageRow
-
-#: Seconds after which a lease that nobody renews is free.
-LEASE_S = 60.0
-#: Seconds between two renewals.
-RENEW_S = 10.0
+from tuner.store.tables import ChampionRow, DataVersionRow, LeaseRow, RoundRow, StageRow
 
 
 class RoundState(enum.StrEnum):
     OPEN = "open"
     FINISHED = "finished"
+    FAILED = "failed"  # the user's code failed whatever the configuration; the next call tries again
 
 
 @dataclass(frozen=True)
@@ -45,8 +38,6 @@ class RoundRecord:
     created: dt.datetime
     seconds_used: float
     budget: Mapping[str, Any]
-    owner: str | None
-    lease_expires: dt.datetime | None
 
 
 @dataclass(frozen=True)
@@ -60,44 +51,11 @@ class Champion:
     provisional: bool
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The controller that holds a lease."""
-
-    host: str
-    pid: int
-    token: str
-
-    @classmethod
-    def this_process(cls) -> Owner:
-        return cls(socket.gethostname(), os.getpid(), uuid.uuid4().hex[:12])
-
-    @classmethod
-    def parse(cls, text: str) -> Owner:
-        host, pid, token = text.rsplit(":", 2)
-        return cls(host, int(pid), token)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}:{self.token}"
-
-    def is_dead(self) -> bool:
-        """Whether the owner is known to be gone: only a process of this host can be looked up."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
-
 class Rounds:
     """The rounds of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._engine = database.engine
+        self._engine, self._waiting = database.engine, database.waiting
 
     # -- finding ------------------------------------------------------------------------------------------------
 
@@ -186,54 +144,34 @@ class Rounds:
             now=now,
         )
 
-    def lease(self, record: RoundRecord, owner: Owner, now: dt.datetime) -> RoundRecord:
-        """Take the round for one controller, and read it again: the one before may have changed it until just now.
-
-        Raises:
-            RoundBusy: another controller runs it.
-        """
-        holder = Owner.parse(record.owner) if record.owner else None
-        free = sa.or_(RoundRow.lease_owner.is_(None), RoundRow.lease_expires < now)
-        if holder is not None and holder.is_dead():
-            free = sa.or_(free, RoundRow.lease_owner == str(holder))
-        update = sa.update(RoundRow).where(RoundRow.id == record.id, free)
-        expires = now + dt.timedelta(seconds=LEASE_S)
-        taken = self._change(update.values(lease_owner=str(owner), lease_expires=expires, state=RoundState.OPEN.value))
+    def open(self, record: RoundRecord) -> RoundRecord:
+        """Read a round again whose lease has just been taken: the controller before may have changed it until then."""
+        self._change(sa.update(RoundRow).where(RoundRow.id == record.id).values(state=RoundState.OPEN.value))
         found = self._one(RoundRow.id == record.id)
-        if taken and found is not None:
-            return found
-        who = Owner.parse(found.owner) if found and found.owner else None
-        place = f"process {who.pid} on {who.host}" if who else "another process"
-        raise RoundBusy(
-            f"{record.name} is being run by {place}. Wait for it, or end that process; a lease that nobody renews is free after {LEASE_S:.0f} s."
-        )
+        if found is None:
+            raise StoreError(f"{record.name} is not in the database any more. Start the same command again.")
+        return found
 
-    def renew(self, record: RoundRecord, owner: Owner, now: dt.datetime, *, seconds_used: float) -> None:
-        """Keep the lease.
+    def spent(self, record: RoundRecord, seconds_used: float) -> None:
+        """Keep how long the round has been worked on."""
+        self._change(sa.update(RoundRow).where(RoundRow.id == record.id).values(seconds_used=seconds_used))
 
-        Raises:
-            RoundBusy: it has been lost to another controller; this one must not write any more.
-        """
-        update = sa.update(RoundRow).where(RoundRow.id == record.id, RoundRow.lease_owner == str(owner))
-        if not self._change(
-            update.values(lease_expires=now + dt.timedelta(seconds=LEASE_S), seconds_used=seconds_used)
-        ):
-            raise RoundBusy(f"{record.name}: this process has lost its lease to another one, and stops.")
+    def close(self, record: RoundRecord, *, state: RoundState, budget: Mapping[str, Any], seconds_used: float) -> None:
+        """Keep what the round has come to, before its lease goes back."""
+        update = sa.update(RoundRow).where(RoundRow.id == record.id)
+        self._change(update.values(state=state.value, budget=dict(budget), seconds_used=seconds_used))
 
-    def release(
-        self, record: RoundRecord, owner: Owner, *, state: RoundState, budget: Mapping[str, Any], seconds_used: float
-    ) -> None:
-        """Give the lease back, with what the round has come to."""
-        update = sa.update(RoundRow).where(RoundRow.id == record.id, RoundRow.lease_owner == str(owner))
-        self._change(
-            update.values(
-                lease_owner=None, lease_expires=None, state=state.value, budget=dict(budget), seconds_used=seconds_used
-            )
-        )
+    def discard(self, record: RoundRecord) -> None:
+        """Remove a round in which nothing was trained, if nobody has taken it up since."""
+        taken = sa.select(LeaseRow.round_id).where(LeaseRow.round_id == record.id).exists()
+        self._change(sa.delete(RoundRow).where(RoundRow.id == record.id, ~taken))
 
-    def _change(self, update: sa.Update) -> bool:
-        with self._engine.begin() as connection:
-            return connection.execute(update).rowcount == 1
+    def _change(self, change: sa.Update | sa.Delete) -> None:
+        def changed() -> None:
+            with self._engine.begin() as connection:
+                connection.execute(change)
+
+        self._waiting.again(changed)
 
     # -- stages and champions -----------------------------------------------------------------------------------
 
@@ -282,6 +220,4 @@ def _record(row: RoundRow, data_version: str) -> RoundRecord:
         row.created,
         row.seconds_used,
         row.budget,
-        row.lease_owner,
-        row.lease_expires,
     )

@@ -56,7 +56,7 @@ class DataVersionRow(Base):
 
 
 class RoundRow(Base):
-    """One tuning of a study on one data version, with the lease of the controller that runs it.
+    """One tuning of a study on one data version.
 
     `digest` is the hash of `identity`: calling again with the same identity goes on with the same round.
     """
@@ -77,8 +77,20 @@ class RoundRow(Base):
     created: Mapped[dt.datetime]
     seconds_used: Mapped[float] = mapped_column(default=0.0)
     budget: Mapped[dict[str, Any]]  # what the round had when it was last finished
-    lease_owner: Mapped[str | None]
-    lease_expires: Mapped[dt.datetime | None]
+
+
+class LeaseRow(Base):
+    """Who runs a round. The key is the round, so that the database itself lets in one controller at a time."""
+
+    __tablename__ = "tuner_leases"
+
+    round_id: Mapped[int] = mapped_column(ForeignKey("tuner_rounds.id", ondelete="CASCADE"), primary_key=True)
+    token: Mapped[str]  # of one call of one controller
+    host: Mapped[str]
+    pid: Mapped[int]
+    process: Mapped[str]  # tells a process of this machine from a later one with the same pid; see leases.py
+    since: Mapped[dt.datetime]
+    expires: Mapped[dt.datetime]
 
 
 class StageRow(Base):

@@ -17,6 +17,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tuner.store.storage import waiting_of
+
 #: Values of a curve wait so long for others; what a search has decided is written at once.
 VALUES_WAIT_S = 0.5
 
@@ -36,11 +38,12 @@ class Writes:
     """Changes of trials that wait to be written, in an order that a controller's death may cut anywhere.
 
     All values and attributes go in together or not at all, and ends of trials after them: a trial that has ended in
-    the database has all that it was given before.
+    the database has all that it was given before. Each takes the place of its like, so that a transaction whose
+    connection broke while it was committed can be repeated.
     """
 
     def __init__(self, storage: RDBStorage, clock: Callable[[], float] = time.monotonic) -> None:
-        self._storage, self._clock = storage, clock
+        self._storage, self._waiting, self._clock = storage, waiting_of(storage), clock
         self._values: dict[tuple[int, int], float] = {}
         self._attributes: dict[tuple[bool, int, str], Any] = {}
         self._ends: list[tuple[int, TrialState, Sequence[float] | None]] = []
@@ -65,7 +68,7 @@ class Writes:
             return
         # Forgotten when they are written, so that a flush that failed can be repeated.
         if self._values or self._attributes:
-            self._write()
+            self._waiting.again(self._write)
             self._values.clear()
             self._attributes.clear()
         while self._ends:

@@ -113,13 +113,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw a pass at once, and give its batches: inputs and labels, on the device."""
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As a pass, without its first `batch` batches: drawn like the others, and not made."""
         rank, world = _rank(), _world()
         plan = self._plan()
         order, draws = self._drawn(world)
         if world > 1 or plan.count < len(order):
             mine = plan.positions(rank, world)
             order, draws = order[mine], draws[mine]
-        return self._batches(order.to(self._device), draws.to(self._device), plan.shares(rank, world))
+        return self._batches(order.to(self._device), draws.to(self._device), plan.shares(rank, world), batch)
 
     def _plan(self) -> Plan:
         return plan(len(self._rows), self._batch_size, _world(), drop_last=self._drop_last)
@@ -134,19 +138,32 @@ class Batches:
         order = self._rows[torch.randperm(count, generator=generator)] if self._shuffle else self._rows
         return order, self._source.draw(count, generator)
 
-    def _batches(self, order: Tensor, draws: Tensor, shares: tuple[int, int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(
+        self, order: Tensor, draws: Tensor, shares: tuple[int, int, int], skipped: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         full, size, last = shares
         cut = full * size
         for start, stop, share in ((0, cut, size), (cut, cut + last, last)):
             if start == stop:
                 continue
             together = share * max(1, _CHUNK_BYTES // (share * self._source.row_bytes))
-            chunks = zip(
-                torch.split(order[start:stop], together), torch.split(draws[start:stop], together), strict=True
-            )
-            for rows, drawn in chunks:
-                inputs, labels = self._source.take(rows, drawn), self._labels.index_select(0, rows)
-                yield from zip(torch.split(inputs, share), torch.split(labels, share), strict=True)
+            # Chunks stay as they are in a whole pass: an operation's last digit may depend on where its data lies.
+            places, drawn = (torch.split(tensor[start:stop], together) for tensor in (order, draws))
+            whole, skipped = _split_off(skipped, [len(rows) // share for rows in places])
+            for rows, these in zip(places[whole:], drawn[whole:], strict=True):
+                inputs, labels = self._source.take(rows, these), self._labels.index_select(0, rows)
+                batches = list(zip(torch.split(inputs, share), torch.split(labels, share), strict=True))
+                yield from batches[skipped:]
+                skipped = 0
+
+
+def _split_off(batches: int, chunks: Sequence[int]) -> tuple[int, int]:
+    """How many whole chunks, of so many batches each, `batches` are, and how many batches are left over."""
+    for whole, size in enumerate(chunks):
+        if batches < size:
+            return whole, batches
+        batches -= size
+    return len(chunks), batches
 
 
 def device_of(data: pl.LightningDataModule) -> torch.device:

@@ -31,6 +31,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from tuner.errors import ConfigError, Problem
 from tuner.schedules import configure
 from tuner.training.process import NoProfiler
+from tuner.training.ranks import Seated, trainer_arguments
 from tuner.training.task import Task
 
 #: The device's own choice of `trainer.precision`: bfloat16 where the hardware multiplies it.
@@ -39,7 +40,6 @@ AUTO = "auto"
 # What a person at the keyboard wants to see or keep, a search does not; sanity steps would be paid in every trial.
 _DEFAULTS: Mapping[str, Any] = {
     "accelerator": "auto",
-    "devices": 1,
     "logger": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -55,7 +55,7 @@ class Parts:
         module: with `configure_optimizers`, its own or the configuration's.
         fit: keyword arguments of `Trainer.fit` that name the data.
         trainer: keyword arguments of `Trainer`, without callbacks.
-        callbacks: the user's.
+        callbacks: the user's, behind the one that fits a Trainer to its place.
     """
 
     module: pl.LightningModule
@@ -74,12 +74,14 @@ class OwnSettings:
         channels_last: whether weights of convolutions lie in memory as (n, height, width, channels), which the
             kernels of GPUs and CPUs read faster; images are to come so, too.
         compile: whether the module's parts go through `torch.compile`; the first steps then take a minute longer.
+        checkpoint_every_s: seconds of training that a fault may cost at most; None where only pauses are written.
     """
 
     divergence_factor: float | None = 1000.0
     weights_only: bool = True
     channels_last: bool = False
     compile: bool = False
+    checkpoint_every_s: float | None = 60.0
 
 
 #: Of the same node, for the controller.
@@ -107,8 +109,8 @@ def build(task: Task) -> Parts:
     callbacks = _callbacks(settings.pop("callbacks", None), enabled=settings.pop("enable_checkpointing", None))
     logger = _logger(settings.pop("logger", None), task)
     own = {"default_root_dir": task.folder, "profiler": NoProfiler()}
-    trainer = {**_DEFAULTS, **own, **instantiate(settings), "logger": logger}
-    return Parts(module, fit, trainer, callbacks)
+    trainer = trainer_arguments({**_DEFAULTS, **own, **instantiate(settings)})
+    return Parts(module, fit, {**trainer, "logger": logger}, [Seated(), *callbacks])
 
 
 def instantiate(node: Any, **overrides: Any) -> Any:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -27,10 +28,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from tuner.training.divergence import LOOK_STEPS, LossWatch
 from tuner.training.pause import Pause
 from tuner.training.progress import Left, ends_here, epochs_trained, latest
-from tuner.training.task import Answer, Measurement, Outcome, Task
+from tuner.training.task import Answer, Measurement, Outcome, Saved, Task
 
 Report = Callable[[Measurement], Answer]
 Interrupted = Callable[[], Answer | bool | None]
+Save = Callable[[Saved], None]
 
 
 class _Logged(enum.Enum):
@@ -52,11 +54,20 @@ class Watch(Checkpoint):
         reason: one line about it.
         value: the objective's last value.
         logged: the keys that the module logs, where the objective is not among them.
-        foreign: an exception that `report` or `interrupted` raised: not the module's doing.
+        foreign: an exception that `report`, `interrupted` or `saved` raised: not the module's doing.
         keyboard: whether a KeyboardInterrupt ended the training.
     """
 
-    def __init__(self, task: Task, report: Report, interrupted: Interrupted, losses: LossWatch, pause: Pause) -> None:
+    def __init__(
+        self,
+        task: Task,
+        report: Report,
+        interrupted: Interrupted,
+        losses: LossWatch,
+        pause: Pause,
+        saved: Save | None = None,
+    ) -> None:
+        """`saved` is None where nobody asks for checkpoints."""
         super().__init__()
         self.outcome = Outcome.COMPLETE
         self.reason = ""
@@ -70,12 +81,15 @@ class Watch(Checkpoint):
         self._interrupted = interrupted
         self._losses = losses
         self._pause = pause
+        self._saved = saved
+        pause.follow(self)
         self._where = _Logged.UNKNOWN
         self._before: torch.Tensor | None = None  # under the objective's key when the validation began
-        self._before_epoch: torch.Tensor | None = None  # likewise the epoch
+        self._before_epoch: object = None  # likewise the epoch
         self._validated = False
         self._bad_loss = ""  # why the training loss has diverged
         self._several_ranks = False
+        self._stop = False  # `interrupted` said so
         self._passed = 0  # every rung up to this epoch has been answered
         self._held: Measurement | None = None  # waits for the end of its epoch, which is a rung
 
@@ -97,15 +111,22 @@ class Watch(Checkpoint):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             self._bad_loss = self._losses.add(trainer.global_step, loss) or self._bad_loss
-        if self._bad_loss or self._several_ranks:
-            self._leave_if_diverged(trainer, batch_idx)
-        self._leave_if_interrupted()
+        if self._several_ranks:
+            self._ask_interrupted()
+            if (batch_idx + 1) % LOOK_STEPS == 0:
+                self._leave_if_diverged(trainer)
+        else:
+            self._leave_if_diverged(trainer)
+            self._ask_interrupted()
+            self._leave_if_interrupted()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         self._before = latest(trainer).get(self._metric)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        self._leave_if_interrupted()
+        self._ask_interrupted()
+        if not self._several_ranks:  # which may have different numbers of these batches
+            self._leave_if_interrupted()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         if trainer.sanity_checking:
@@ -126,6 +147,35 @@ class Watch(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self.keyboard = isinstance(exception, KeyboardInterrupt)
+
+    # -- what a checkpoint holds of it --------------------------------------------------------------------------
+
+    def state(self, trainer: pl.Trainer) -> dict[str, Any]:
+        held = self._held
+        self._bad_loss = self._losses.look() or self._bad_loss
+        return {
+            "bad_loss": self._bad_loss,
+            "value": self.value,
+            "where": self._where.name,
+            "validated": self._validated,
+            "passed": self._passed,
+            "held": None if held is None else [held.step, held.epoch, held.value],
+            "fresh": latest(trainer).get(self._metric) is not self._before_epoch,
+        }
+
+    def resume(self, trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+        self.value, self._validated, self._passed = state["value"], state["validated"], state["passed"]
+        self._where, self._bad_loss = _Logged[state["where"]], state["bad_loss"]
+        self._held = None if state["held"] is None else Measurement(*state["held"])
+        # What was logged before the epoch began is known by its tensor, which is another one now.
+        self._before_epoch = object() if state["fresh"] else latest(trainer).get(self._metric)
+
+    def written(self, trainer: pl.Trainer, file: Path) -> None:
+        if trainer.is_global_zero and self._saved is not None:
+            found = Saved(str(file), trainer.global_step, epochs_trained(trainer), self.value)
+            self._call(self._saved, found)
+
+    # -- measurements -------------------------------------------------------------------------------------------
 
     def _look_at_epoch_end(self, trainer: pl.Trainer) -> None:
         value = trainer.callback_metrics.get(self._metric)
@@ -160,7 +210,7 @@ class Watch(Checkpoint):
         answer = self._ask(Measurement(measured.step, measured.epoch, measured.value, rung=not over))
         self._passed = trainer.current_epoch + 1
         if answer is Answer.PAUSE and not over:
-            self._pause.after_this_epoch(trainer)
+            self._pause.after_this_epoch()
 
     def _ask(self, measurement: Measurement) -> Answer:
         self._held = None
@@ -169,10 +219,42 @@ class Watch(Checkpoint):
             self._leave(Outcome.STOPPED, "")
         return Answer(answer)
 
-    def _leave_if_interrupted(self) -> None:
+    # -- leaving ------------------------------------------------------------------------------------------------
+
+    def _ask_interrupted(self) -> None:
         answer = self._call(self._interrupted)
-        if answer and answer is not Answer.GO_ON:
+        if not answer or answer is Answer.GO_ON:
+            return
+        if answer is Answer.PAUSE and self._pause.installed:
+            self._pause.soon()
+        else:
+            self._stop = True
+
+    def _leave_if_interrupted(self) -> None:
+        if self._stop or self._pause.patience_is_over:
             self._leave(Outcome.STOPPED, "")
+
+    def _leave_if_diverged(self, trainer: pl.Trainer) -> None:
+        if self._several_ranks:
+            self._agree(trainer)
+        elif self._bad_loss:
+            self._leave(Outcome.DIVERGED, self._bad_loss)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """Ranks leave, and write, at the same step, or those that go on alone would wait for the others forever.
+
+        Rank 0's clock says when a checkpoint is due; a bad loss or an answer of any rank counts for all.
+        """
+        stop = self._stop or self._pause.patience_is_over
+        due = self._pause.due if trainer.is_global_zero else self._pause.asked
+        facts = torch.tensor([bool(self._bad_loss), stop, due], dtype=torch.int32, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(facts, torch.distributed.ReduceOp.MAX)
+        diverged, stop, due = map(bool, facts.tolist())
+        if diverged:
+            self._leave(Outcome.DIVERGED, self._bad_loss or "training loss diverged on another rank")
+        if stop:
+            self._leave(Outcome.STOPPED, "")
+        self._pause.agree(due=due)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -180,13 +262,6 @@ class Watch(Checkpoint):
         except BaseException as error:
             self.foreign = error
             raise
-
-    def _leave_if_diverged(self, trainer: pl.Trainer, batch_idx: int | None = None) -> None:
-        """Ranks leave at the same step, or those that stay would wait for the others forever."""
-        if batch_idx is not None and self._several_ranks and (batch_idx + 1) % LOOK_STEPS:
-            return
-        if self._on_any_rank(trainer, bool(self._bad_loss)):
-            self._leave(Outcome.DIVERGED, self._bad_loss or "training loss diverged on another rank")
 
     def _on_any_rank(self, trainer: pl.Trainer, fact: bool) -> bool:  # noqa: FBT001
         return bool(trainer.strategy.reduce_boolean_decision(fact, all=False)) if self._several_ranks else fact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tuner.training.callbacks import Interrupted, Report
+from tuner.training.callbacks import Interrupted, Report, Save
 from tuner.training.final import train_final
 from tuner.training.fit_batch import fit_batch
 from tuner.training.lr_range import lr_range
@@ -21,6 +21,8 @@ JOBS: Mapping[Kind, Job] = {
 }
 
 
-def run(task: Task, report: Report, interrupted: Interrupted) -> Result:
+def run(task: Task, report: Report, interrupted: Interrupted, saved: Save) -> Result:
     """Do what the task says; see `tuner.training.run.train` for the arguments and what is raised."""
+    if task.kind is Kind.TRAIN:
+        return train(task, report, interrupted, saved)
     return JOBS[task.kind](task, report, interrupted)

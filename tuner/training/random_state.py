@@ -17,28 +17,60 @@ import torch
 
 _ARRAY = "tuner.array"
 
+#: Of Python, NumPy and torch, as they give it: quick to take, and not for a file.
+Snapshot = tuple[Any, Any, torch.Tensor]
+
+
+def snapshot() -> Snapshot:
+    """The state of the three global generators."""
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()  # noqa: NPY002
+
+
+def put(state: Snapshot) -> None:
+    """Set the three global generators as they were."""
+    python, numpy, words = state
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(words)
+
+
+def packed(state: Snapshot) -> dict[str, Any]:
+    """The snapshot in types that `torch.load(weights_only=True)` accepts; for `restore`."""
+    (version, words, gauss), numpy, torchs = state
+    return {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": _pack(numpy),
+        "torch": torchs,
+    }
+
 
 def capture(device: torch.device, loaders: Sequence[object] = ()) -> dict[str, Any]:
     """The random state now, in types that `torch.load(weights_only=True)` accepts."""
-    version, words, gauss = random.getstate()
     return {
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
-        "numpy": _pack(np.random.get_state(legacy=False)),  # noqa: NPY002
-        "torch": torch.get_rng_state(),
+        **packed(snapshot()),
         "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "loaders": [_state(generator) for generator in _generators(loaders)],
+        "loaders": of_loaders(loaders),
     }
 
 
 def restore(state: dict[str, Any], device: torch.device, loaders: Sequence[object] = ()) -> None:
     """Set every generator as it was when `capture` was called with loaders built the same way."""
     python = state["python"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    np.random.set_state(_unpack(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if device.type == "cuda" and state["device"] is not None:
+    words = (python["version"], tuple(python["words"].tolist()), python["gauss"])
+    put((words, _unpack(state["numpy"]), state["torch"].cpu()))
+    if device.type == "cuda" and state.get("device") is not None:
         torch.cuda.set_rng_state(state["device"].cpu(), device)
-    for generator, saved in zip(_generators(loaders), state["loaders"], strict=True):
+    restore_loaders(state.get("loaders", ()), loaders)
+
+
+def of_loaders(loaders: Iterable[object]) -> list[Any]:
+    """The state of every generator that the loaders carry with them."""
+    return [_state(generator) for generator in _generators(loaders)]
+
+
+def restore_loaders(states: Iterable[Any], loaders: Iterable[object]) -> None:
+    """Set the generators of loaders built as those were that `of_loaders` saw."""
+    for generator, saved in zip(_generators(loaders), states, strict=True):
         _set_state(generator, saved)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tuner.errors import TunerError
 from tuner.training.build import build, own_settings
-from tuner.training.callbacks import Interrupted, Report, Watch
+from tuner.training.callbacks import Interrupted, Report, Save, Watch
 from tuner.training.divergence import LossWatch
 from tuner.training.pause import Pause
 from tuner.training.process import free_memory, settings_kept, without_noise
@@ -35,24 +35,32 @@ def never() -> bool:
     return False
 
 
-def train(task: Task, report: Report, interrupted: Interrupted = never) -> Result:
+def train(task: Task, report: Report, interrupted: Interrupted = never, saved: Save | None = None) -> Result:
     """Train until the end, a pause, a stop or a failure; whatever the user's code does becomes an outcome.
 
     Args:
         task: what to train.
         report: called with each measurement; its answer is obeyed, PAUSE only where `measurement.rung`.
-        interrupted: called after each batch, so it must be quick; true (or Answer.STOP) ends the training.
+        interrupted: called after each batch, so it must be quick; true (or Answer.STOP) ends the training, and
+            Answer.PAUSE writes a checkpoint and leaves with it: after this batch, or as soon as one is possible. If
+            that takes longer than `pause.PATIENCE_S` (a long validation, data that cannot be taken up within an epoch),
+            or the disk is full, the outcome is STOPPED.
+        saved: called with each checkpoint that is written while the training goes on, as
+            `trainer.checkpoint_every_s` says; None for a training that writes none. A training that goes on from one
+            ends as it would have without the break, but reports again what it had reported since.
 
-    With several ranks both are called on each of them, and must answer the same on all.
+    With several ranks `report` and `interrupted` are called on each of them. `report` must answer the same on all;
+    of the answers to `interrupted` one is enough, and all ranks obey it at the same step: one of every LOOK_STEPS, or
+    the end of an epoch, and not in a validation. `saved` is called on rank 0.
 
     Raises:
-        TunerError: a mistake in the study that every trial would meet.
+        TunerError: a mistake in the study that every trial would meet, or a checkpoint that cannot be gone on with.
         KeyboardInterrupt, SIGTERMException: the process is asked to end.
-        Exception: whatever `report` or `interrupted` raised.
+        Exception: whatever `report`, `interrupted` or `saved` raised.
     """
     started_s = time.monotonic()
     with without_noise(), settings_kept():
-        result = _Attempt(task, report, interrupted).run()
+        result = _Attempt(task, report, interrupted, saved).run()
         free_memory(urgent=result.outcome is Outcome.OUT_OF_MEMORY)
     return replace(result, seconds=time.monotonic() - started_s)
 
@@ -60,12 +68,13 @@ def train(task: Task, report: Report, interrupted: Interrupted = never) -> Resul
 class _Attempt:
     """One call of `train`, with what must be cleared away after it."""
 
-    def __init__(self, task: Task, report: Report, interrupted: Interrupted) -> None:
+    def __init__(self, task: Task, report: Report, interrupted: Interrupted, saved: Save | None) -> None:
         self._task = task
         self._own = own_settings(task)
         losses = LossWatch(self._own.divergence_factor)
-        self._pause = Pause(task.folder, losses, weights_only=self._own.weights_only)
-        self._watch = Watch(task, report, interrupted, losses, self._pause)
+        every_s = None if saved is None else self._own.checkpoint_every_s
+        self._pause = Pause(task.folder, losses, weights_only=self._own.weights_only, every_s=every_s)
+        self._watch = Watch(task, report, interrupted, losses, self._pause, saved)
         self._trainer: pl.Trainer | None = None
 
     def run(self) -> Result:
@@ -99,6 +108,8 @@ class _Attempt:
     def _ended(self) -> Result:
         if self._pause.written:
             return self._result(Outcome.PAUSED, checkpoint=str(self._pause.file))
+        if self._pause.failed:
+            return self._result(Outcome.STOPPED, reason=self._pause.failed)
         return self._result(self._watch.outcome, reason=self._watch.reason, logged=self._watch.logged)
 
     def _failed(self, error: BaseException) -> Result:

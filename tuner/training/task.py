@@ -31,6 +31,7 @@ class Task:
         rungs: epochs after which the trial asks whether to go on, ascending; the last epoch is not one of them.
         checkpoint: file to go on from; None starts from scratch.
         every_value: whether each validation waits for an answer (a pruner looks at it), not only those at rungs.
+        keep: whether the model of a training that is complete is written down.
         kind: what is done with the module, data and trainer of `config`.
         options: of that kind, plain values.
     """
@@ -43,6 +44,7 @@ class Task:
     rungs: tuple[int, ...] = ()
     checkpoint: str | None = None
     every_value: bool = False
+    keep: bool = False
     kind: Kind = Kind.TRAIN
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,11 +66,28 @@ class Measurement:
     rung: bool = False
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of a training that goes on; with it as `Task.checkpoint` another process can go on from there.
+
+    Attributes:
+        file: its path. The name is there only if the file is whole. A later one of the same step replaces it.
+        step: optimizer steps so far.
+        epoch: epochs trained so far; a fraction within an epoch.
+        value: the objective's last value so far; None before the first.
+    """
+
+    file: str
+    step: int
+    epoch: float
+    value: float | None = None
+
+
 class Answer(enum.Enum):
     """What a training does after a measurement, or when it is interrupted."""
 
     GO_ON = "go on"
-    PAUSE = "pause"  # write a checkpoint and hand the trial back; only at a rung
+    PAUSE = "pause"  # write a checkpoint and hand the trial back; after a measurement only at a rung
     STOP = "stop"  # end the trial here, nothing is kept
 
 
@@ -94,7 +113,7 @@ class Result:
         epoch: epochs trained in all, over every part of the trial.
         step: optimizer steps in all.
         seconds: of this part, building and closing included.
-        checkpoint: the file a paused trial goes on from.
+        checkpoint: the file that a paused trial goes on from, or the model of a complete one where it was to be kept.
         reason: one line for people: what diverged, which memory, the exception.
         traceback: of a crash, in full.
         logged: keys that the module does log, for `NO_OBJECTIVE`.

@@ -1,0 +1,311 @@
+"""Workers on a Ray cluster: nodes simulated on this machine, real worker processes, real trainings."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from faulty import Line
+from rounds import start
+
+from tuner.cli import main
+from tuner.commands.workers import launcher_of
+from tuner.config.load import load
+from tuner.errors import ConfigError
+from tuner.launch import ray as launched
+from tuner.launch.devices import Seat
+from tuner.launch.local import local_groups
+from tuner.launch.protocol import Ended, Lost, Measured
+from tuner.launch.ray import Demand, ray_groups
+from tuner.training.task import Outcome, Task
+
+assert Line  # the workers import it by name
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+
+
+@pytest.fixture
+def cluster():
+    """Nodes of one CPU each, and a head that has none; a test adds and removes nodes."""
+    ray = launched._load(own=True)
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="tuner-cluster-", dir="/tmp")  # a longer path is too long for Ray's sockets
+    started = Cluster(
+        head_node_args={"num_cpus": 0, "temp_dir": folder, "include_dashboard": False}, initialize_head=True
+    )
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def two_nodes(cluster):
+    return [cluster.add_node(num_cpus=1) for _ in range(2)]
+
+
+def task(folder, *, trial=0, module=None, trainer=None, **changes):
+    config = {
+        "module": {"_target_": "faulty.Line", "marks": str(folder), **(module or {})},
+        "data": {"_target_": "faulty.loaders"},
+        "trainer": {"max_epochs": 3, "accelerator": "cpu", **(trainer or {})},
+        "optimizer": None,
+        "schedule": None,
+    }
+    return Task(trial, config, "val/loss", 0, str(folder / f"trial-{trial}"), **changes)
+
+
+def until(launcher, kind, count=1, seconds=90.0):
+    """Events until there are so many of a kind."""
+    events, deadline = [], time.monotonic() + seconds
+    while sum(isinstance(event, kind) for _, event in events) < count:
+        assert time.monotonic() < deadline, f"only {events}"
+        events += launcher.events(0.2)
+    return events
+
+
+def wait_idle(launcher, count=1, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while len(launcher.idle()) < count:
+        assert time.monotonic() < deadline
+        launcher.events(0.1)
+
+
+def values(events):
+    return [event.measurement.value for _, event in events if isinstance(event, Measured)]
+
+
+def nodes(launcher):
+    """Ids of the nodes that the ranks run on, by group."""
+    return [[rank._node for rank in group.ranks] for _, group in sorted(launcher._groups.items())]
+
+
+def pids(launcher):
+    return [int(rank.where.rpartition(":")[2]) for group in launcher._groups.values() for rank in group.ranks]
+
+
+def heard(stream, text):
+    """Read lines until one has the text."""
+    for line in stream:
+        if text in line:
+            return
+    raise AssertionError(f"never said {text}")
+
+
+def words_of(pid):
+    """The command line of a process; nothing of one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def family(pid):
+    """Process ids of a process and of all that descend from it."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def leftovers(session):
+    """Processes of a session, which the ones that Ray starts do not leave."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[3]) == session and not is_gone(int(entry.parent.name)):
+                found.append(entry.parent.name)
+    return found
+
+
+def is_gone(pid, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'tuner\[ray\]'"), ray_groups(Demand(), tmp_path):
+        pass
+
+
+def test_an_address_at_which_nothing_listens_is_told_before_any_work(workdir, capsys):
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["study=digits", "launcher=ray", f"launcher.address={address}"]) == 2
+    error = capsys.readouterr().err
+    assert "launcher.address" in error
+    assert address in error
+    assert "Traceback" not in error
+    assert not list(workdir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["launcher.address=head"], "HOST:PORT"),
+        (["launcher.max_groups=0"], "launcher.max_groups"),
+        (["launcher.cpus_per_rank=a"], "launcher.cpus_per_rank"),
+        (["launcher.runtime_env=3"], "is a mapping"),
+        (["launcher.engine=slurm"], "local, ray"),
+        (["launcher=local", "+launcher.address=auto"], "Write launcher=ray as well"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_told(words, told):
+    with pytest.raises(ConfigError, match=told):
+        load(["study=digits", "launcher=ray", *words])
+
+
+def test_a_share_of_a_device_is_for_one_rank(workdir):
+    settings = load(["study=digits", "launcher=ray", "launcher.trials_per_device=2", "launcher.devices_per_trial=2"])
+    with pytest.raises(ConfigError, match="trials_per_device: is 1"):
+        launcher_of(settings, settings.study, workdir)
+
+
+def test_the_interface_of_an_address_is_found():
+    assert launched.interface_of("127.0.0.1") == "lo"
+    assert launched.interface_of("192.0.2.250") is None
+
+
+def test_groups_train_on_the_nodes_that_have_room_for_them(cluster, tmp_path):
+    two_nodes(cluster)
+    with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
+        wait_idle(launcher, 2)
+        assert len({node for (node,) in nodes(launcher)}) == 2
+        workers = pids(launcher)
+        for worker in (0, 1):
+            launcher.train(worker, task(tmp_path, trial=worker))
+        events = until(launcher, Ended, 2)
+        assert [event.result.outcome for _, event in events if isinstance(event, Ended)] == [Outcome.COMPLETE] * 2
+        assert "trial 0" in (tmp_path / "logs" / "worker-0.log").read_text()
+        launcher.train(0, task(tmp_path, trial=2, module={"mode": "exit"}))
+        (lost,) = [event for _, event in until(launcher, Lost) if isinstance(event, Lost)]
+        assert "exit code 3" in lost.reason
+        wait_idle(launcher, 2)
+        launcher.train(0, task(tmp_path, trial=3))
+        until(launcher, Ended)
+        workers += pids(launcher)
+    assert all(is_gone(pid) for pid in workers)
+
+
+@pytest.mark.slow
+def test_a_group_over_two_nodes_trains_as_one_device_does(cluster, tmp_path, monkeypatch):
+    # Nodes of one machine meet in a file; those of a network, as here, at a port of the first.
+    monkeypatch.setattr(launched.RayTransport, "_meeting", lambda _, first: first.meet.remote())
+    with local_groups([[Seat(threads=1)]], tmp_path / "single") as single:
+        wait_idle(single)
+        single.train(0, task(tmp_path))
+        alone = until(single, Ended)
+    two_nodes(cluster)
+    with ray_groups(Demand(cluster.address, devices=2), tmp_path / "logs") as launcher:
+        wait_idle(launcher)
+        ((first, second),) = nodes(launcher)
+        assert first != second
+        launcher.train(0, task(tmp_path))
+        together = until(launcher, Ended)
+        assert together[-1][1].result.outcome is Outcome.COMPLETE
+        assert values(together) == pytest.approx(values(alone), rel=1e-5)
+        launcher.train(0, task(tmp_path, trial=1, module={"mode": "raise on rank 1"}))
+        assert "what a pity" in until(launcher, Ended)[-1][1].result.traceback
+        wait_idle(launcher)
+
+
+@pytest.mark.slow
+def test_a_trial_whose_node_is_lost_goes_on_elsewhere(cluster, tmp_path):
+    first = cluster.add_node(num_cpus=1)
+    with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
+        wait_idle(launcher)
+        (worker,) = pids(launcher)
+        launcher.train(0, task(tmp_path, module={"pause_s": 0.05}, trainer={"max_epochs": 1000}))
+        until(launcher, Measured)
+        cluster.remove_node(first, allow_graceful=False)
+        (lost,) = [event for _, event in until(launcher, Lost) if isinstance(event, Lost)]
+        assert "node" in lost.reason
+        assert is_gone(worker)
+        for _ in range(20):  # it waits for a node, and nobody gives up
+            launcher.events(0.2)
+        assert launcher.idle() == []
+        cluster.add_node(num_cpus=1)
+        wait_idle(launcher)
+        launcher.train(0, task(tmp_path, trial=1))
+        assert until(launcher, Ended)[-1][1].result.outcome is Outcome.COMPLETE
+
+
+@pytest.mark.slow
+def test_a_node_that_is_added_takes_another_group(cluster, tmp_path):
+    cluster.add_node(num_cpus=1)
+    with ray_groups(Demand(cluster.address, most=2), tmp_path / "logs") as launcher:
+        wait_idle(launcher)
+        assert len(nodes(launcher)) == 1
+        launcher.train(0, task(tmp_path, module={"pause_s": 0.05}, trainer={"max_epochs": 1000}))
+        cluster.add_node(num_cpus=2)
+        wait_idle(launcher)
+        assert len(nodes(launcher)) == 2, "no more than asked for"
+        launcher.train(1, task(tmp_path, trial=1))
+        assert (1, Outcome.COMPLETE) in [
+            (event.trial, event.result.outcome) for _, event in until(launcher, Ended) if isinstance(event, Ended)
+        ]
+
+
+@pytest.mark.slow
+def test_groups_that_wait_for_room_say_so_once_and_hold_up_nothing(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(launched, "WAITING_S", 1.0)
+    cluster.add_node(num_cpus=1)
+    notes = []
+    with ray_groups(Demand(cluster.address, groups=3), tmp_path / "logs", note=notes.append) as launcher:
+        wait_idle(launcher)
+        launcher.train(0, task(tmp_path))
+        until(launcher, Ended)
+        for _ in range(40):
+            launcher.events(0.1)
+        assert launcher.idle() == [0]
+    assert notes == [
+        "2 worker groups wait for room: each asks for 1 CPU; the cluster has 1 CPU, 0 of them free, on 2 nodes."
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_command_line_tunes_on_an_instance_of_its_own(workdir, devices):
+    words = ["launcher=ray", f"launcher.devices_per_trial={devices}", "search.trials=3", "trainer.max_epochs=2"]
+    process = start(workdir, "study=digits", *words)
+    said, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "champion of digits-1" in said
+    assert "ray" not in told.lower().replace("array", ""), "Ray says nothing of its own"
+    assert leftovers(process.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_of_a_controller_that_ends(workdir, number):
+    process = start(workdir, "study=digits", "launcher=ray", "search.trials=100", "launcher.workers=1")
+    heard(process.stderr, "trial 0")
+    of_it = family(process.pid)
+    assert any("raylet" in words_of(pid) for pid in of_it)
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    # Two of Ray's own look for a minute for what they served, and end then.
+    helpers = {pid for pid in of_it if "Agent" in words_of(pid)} if number == signal.SIGKILL else set()
+    assert [pid for pid in of_it if pid not in helpers and not is_gone(pid)] == []
