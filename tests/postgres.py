@@ -7,6 +7,7 @@ import itertools
 import os
 import pwd
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -102,9 +103,13 @@ class Server:
                 env={"PATH": os.defpath, "LC_ALL": "C"}, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, start_new_session=True, **self._as,
             )  # fmt: skip
-        # When these tests are killed, its standard input ends, and it stops the server.
+        # When these tests are killed, its standard input ends, and it stops the server and removes the folder.
+        pid, folder = self._process.pid, shlex.quote(str(self.folder))
+        gone = f"for _ in 1 2 3 4 5 6 7 8 9; do kill -0 {pid} || break; sleep 1; done 2>/dev/null"
         self._watchdog = subprocess.Popen(
-            ["sh", "-c", f"read _; kill -INT {self._process.pid}"], stdin=subprocess.PIPE, start_new_session=True
+            ["sh", "-c", f"read _; kill -INT {pid}; {gone}; rm -rf {folder}"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         if wait:
             self._wait()

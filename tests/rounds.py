@@ -12,6 +12,7 @@ import optuna
 import yaml
 
 from tuner.cli import main
+from tuner.store.database import Database
 
 STUDY = {
     "name": "line",
@@ -41,13 +42,22 @@ def tune(folder: Path, *overrides: str) -> int:
     conf = folder / "conf"
     if not conf.is_dir():
         write_study(folder)
-    return main(["study=line", *overrides, "--config-dir", str(conf)])
+    return main(["study=line", *store_words(), *overrides, "--config-dir", str(conf)])
+
+
+def store_words() -> list[str]:
+    """What names the database of the fixture `round_store` on the command line."""
+    return ["store=postgresql"] if "TUNER_DATABASE_URL" in os.environ else []
+
+
+def store_url(folder: Path) -> str:
+    return os.environ.get("TUNER_DATABASE_URL") or f"sqlite:///{folder}/runs/tuner.db"
 
 
 def trials(folder: Path, name: str = "line-1") -> list[optuna.trial.FrozenTrial]:
     """What the database has of a round."""
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/runs/tuner.db")
-    return study.get_trials(deepcopy=False)
+    with Database(store_url(folder)) as database:
+        return optuna.load_study(study_name=name, storage=database.storage).get_trials(deepcopy=False)
 
 
 def outcomes(folder: Path, name: str = "line-1") -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from rounds import facts, outcomes, trials, tune, write_study
+from rounds import store_url, store_words, facts, outcomes, trials, tune, write_study
 
 from tuner.cli import main
 from tuner.progress import Progress
@@ -17,6 +17,11 @@ from tuner.search.history import State
 from tuner.store.database import Database
 from tuner.store.overview import overview
 from tuner.store.rounds import Rounds
+
+
+@pytest.fixture(autouse=True)
+def every_test_on_each_store(round_store):
+    pass
 
 
 def test_a_round_pauses_promotes_and_crowns_the_best(workdir, capsys):
@@ -90,7 +95,7 @@ def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir, monk
 def test_the_time_that_a_call_took_is_kept_for_the_next_one(workdir, capsys):
     assert tune(workdir, "search.trials=null", "search.timeout=0.01") == 1
     assert "out of time, 0 trials" in capsys.readouterr().out
-    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+    with Database(store_url(workdir)) as database:
         assert Rounds(database).all()[0].seconds_used >= 0.01
 
 
@@ -261,7 +266,7 @@ def test_a_trial_carries_what_a_person_looks_for_in_the_dashboard(workdir):
     assert trial.user_attrs["hyperparameters"] == {"lr": 0.1}
     assert trial.user_attrs["stage"] == "coarse"
     assert list(trial.intermediate_values) == [4, 8, 12, 16][: len(trial.intermediate_values)], "keyed on the step"
-    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+    with Database(store_url(workdir)) as database:
         study_id = database.storage.get_study_id_from_name("line-1")
         assert database.storage.get_study_system_attrs(study_id)["study:metric_names"] == ["val/loss"]
         seen = overview(database, "line-1")
@@ -319,5 +324,5 @@ def test_the_champion_is_known_while_the_round_still_runs(workdir, monkeypatch, 
     monkeypatch.setattr(Progress, "trial_left", stop)
     assert tune(workdir, "search.trials=8") == 130
     capsys.readouterr()
-    assert main(["champion", "study=line", "search.trials=8", "--config-dir", str(workdir / "conf")]) == 0
+    assert main(["champion", "study=line", *store_words(), "search.trials=8", "--config-dir", str(workdir / "conf")]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["round"] == 1

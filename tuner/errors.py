@@ -7,6 +7,7 @@ its `exit_code`. A crash inside the user's own code is the one case where a trac
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.rule}; got {self.value!r}. {self.remedy}"
+        return without_passwords(f"{self.key}: {self.rule}; got {self.value!r}. {self.remedy}")
 
 
 class ConfigError(TunerError):
@@ -69,6 +70,12 @@ class RoundFailed(TunerError):
     """The round cannot go on, because the user's own code fails; carries the traceback of that failure."""
 
     exit_code = 1
+
+
+def without_passwords(text: str) -> str:
+    """The text with each password of a URL in it replaced: `scheme://user:password@host`, `?password=…`."""
+    text = re.sub(r"(://[^\s:/@]*:)[^\s'\"]*@", r"\1***@", text)
+    return re.sub(r"(password=)[^\s&'\"]+", r"\1***", text)
 
 
 def neighbours(word: str, known: Iterable[str], count: int = 3) -> list[str]:

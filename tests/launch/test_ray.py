@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import ipaddress
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,9 +20,10 @@ from rounds import start
 from tuner.cli import main
 from tuner.commands.workers import launcher_of
 from tuner.config.load import load
-from tuner.errors import ConfigError
+from tuner.errors import ConfigError, RoundFailed
 from tuner.launch import ray as launched
 from tuner.launch.devices import Seat
+from tuner.launch.groups import Groups, NodeLost
 from tuner.launch.local import local_groups
 from tuner.launch.protocol import Ended, Lost, Measured
 from tuner.launch.ray import Demand, ray_groups
@@ -108,6 +111,23 @@ def words_of(pid):
     return ""
 
 
+def listening(pid):
+    """Addresses at which a process listens for TCP."""
+    inodes = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(str(entry.readlink()).removeprefix("socket:[").rstrip("]"))
+    for table, size in (("tcp", 4), ("tcp6", 16)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                words = bytes.fromhex(fields[1].partition(":")[0])  # in words of 4 bytes, each in the machine's order
+                raw = b"".join(words[at : at + 4][::-1] for at in range(0, size, 4))
+                address = ipaddress.ip_address(raw)
+                yield getattr(address, "ipv4_mapped", None) or address
+
+
 def family(pid):
     """Process ids of a process and of all that descend from it."""
     parents = {}
@@ -187,6 +207,51 @@ def test_the_interface_of_an_address_is_found():
     assert launched.interface_of("192.0.2.250") is None
 
 
+class Unlucky:
+    """A transport and its one rank, which ends before it is ready."""
+
+    where = "nowhere"
+
+    def __init__(self, how):
+        self.how, self.started = how, 0
+
+    def start(self, group):
+        self.started += 1
+        return [self]
+
+    def wait(self, ranks, timeout_s):
+        return ranks
+
+    def take(self):
+        return [], self.how
+
+    def log(self, group):
+        return "a log"
+
+    def say(self, message):
+        pass
+
+    def kill(self):
+        pass
+
+    def end(self, patience_s):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_only_workers_that_end_by_themselves_count_as_unable_to_come_up():
+    with Groups(Unlucky(NodeLost("went with its node")), 1) as launcher:
+        for _ in range(20):
+            assert launcher.events(0.0) == []
+    with Groups(Unlucky("left"), 1) as launcher, pytest.raises(RoundFailed, match="last one left"):
+        wait_idle(launcher)
+
+
 def test_groups_train_on_the_nodes_that_have_room_for_them(cluster, tmp_path):
     two_nodes(cluster)
     with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
@@ -252,6 +317,43 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere(cluster, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_node_that_does_not_see_the_controllers_folder_is_told_as_a_mistake(cluster, tmp_path):
+    with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
+        (marker,) = (tmp_path / "logs").iterdir()
+        marker.unlink()
+        cluster.add_node(num_cpus=1)
+        with pytest.raises(ConfigError, match=r"store\.folder: is a folder that all nodes share"):
+            wait_idle(launcher)
+
+
+@pytest.mark.slow
+def test_workers_that_never_come_up_end_the_round(cluster, tmp_path):
+    cluster.add_node(num_cpus=1)
+    (tmp_path / "logs" / "worker-0.log").mkdir(parents=True)  # no worker can write its log there
+    with (
+        ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher,
+        pytest.raises(RoundFailed, match="exit code 1"),
+    ):
+        wait_idle(launcher)
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_killed_takes_its_worker_with_it(cluster, tmp_path):
+    cluster.add_node(num_cpus=1)
+    with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
+        wait_idle(launcher)
+        (worker,) = pids(launcher)
+        launcher.train(0, task(tmp_path, module={"pause_s": 0.05}, trainer={"max_epochs": 1000}))
+        until(launcher, Measured)
+        (host,) = [pid for pid in family(os.getpid()) if "ray::Host" in words_of(pid)]
+        os.kill(host, signal.SIGKILL)
+        (lost,) = [event for _, event in until(launcher, Lost) if isinstance(event, Lost)]
+        assert lost.reason
+        assert is_gone(worker)
+        wait_idle(launcher)
+
+
+@pytest.mark.slow
 def test_a_node_that_is_added_takes_another_group(cluster, tmp_path):
     cluster.add_node(num_cpus=1)
     with ray_groups(Demand(cluster.address, most=2), tmp_path / "logs") as launcher:
@@ -302,10 +404,17 @@ def test_no_process_is_left_of_a_controller_that_ends(workdir, number):
     process = start(workdir, "study=digits", "launcher=ray", "search.trials=100", "launcher.workers=1")
     heard(process.stderr, "trial 0")
     of_it = family(process.pid)
-    assert any("raylet" in words_of(pid) for pid in of_it)
+    (raylet,) = [pid for pid in of_it if "raylet/raylet" in words_of(pid)]
+    folder = re.search("/tmp/tuner-ray-[^/]+", words_of(raylet)).group()
+    addresses = {address for pid in of_it for address in listening(pid)}
+    assert addresses
+    assert all(address.is_loopback for address in addresses)
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     # Two of Ray's own look for a minute for what they served, and end then.
     helpers = {pid for pid in of_it if "Agent" in words_of(pid)} if number == signal.SIGKILL else set()
     assert [pid for pid in of_it if pid not in helpers and not is_gone(pid)] == []
+    if number == signal.SIGINT:
+        assert not Path(folder).exists()
+    shutil.rmtree(folder, ignore_errors=True)

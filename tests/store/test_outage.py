@@ -142,7 +142,6 @@ def test_a_study_is_removed_once(cut_url, cutter):
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-@pytest.mark.xfail(strict=True, reason="tuner.store.rounds has to repeat its transactions")
 @pytest.mark.parametrize("after", [False, True], ids=["not applied", "applied and not answered"])
 def test_each_change_of_a_round_is_made_once(cut_url, cutter, after):
     champions = [Champion(trial, 0.9, {"lr": 0.1}, ("module.lr=0.1",), provisional=True) for trial in (3, 5)]

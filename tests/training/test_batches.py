@@ -110,6 +110,29 @@ def test_a_pass_is_drawn_when_it_begins_and_not_while_it_runs():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 64 * 12, 2**20])
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": True, "drop_last": False}, {}])
+def test_a_pass_that_starts_later_is_the_rest_of_the_whole_one(options, chunk_bytes, monkeypatch):
+    """Also from among the batches that are made together, and of the global state it draws as much."""
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    loader = Batches(pictures(), 6, images=AUGMENTED, **options)
+    (whole,) = passes(loader, 1)
+    after = torch.rand(())
+    for start in range(len(whole) + 1):
+        torch.manual_seed(5)
+        assert same([list(loader.starting_at(start))], [whole[start:]])
+        assert torch.equal(torch.rand(()), after)
+
+
+def test_batches_that_are_left_out_are_not_made(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 1)
+    loader = Batches(pictures(), 4, shuffle=True, images=AUGMENTED)
+    made, take = [], _Pixels.take
+    monkeypatch.setattr(_Pixels, "take", lambda self, rows, draws: made.append(len(rows)) or take(self, rows, draws))
+    list(loader.starting_at(7))
+    assert made == [4] * 3
+
+
 def test_validation_draws_nothing_and_keeps_its_order():
     state = torch.get_rng_state()
     rows = torch.tensor([7, 3, 30, 1])

@@ -347,8 +347,8 @@ def cut_by_deaths(nodes, folder, metric, after, rungs=()):
         if result.outcome is Outcome.COMPLETE:
             return result, seen
         assert (result.outcome, result.reason) == (Outcome.CRASHED, "KeyError: 'killed'"), result.traceback
-        assert saved[-1].step == result.step
-        checkpoint = saved[-1].file
+        assert result.step == (saved[-1].step if saved else 0)
+        checkpoint = saved[-1].file if saved else None
         disturb()
     nodes = with_callbacks(nodes, target("Dies", at=10**6))
     return part(nodes, folder, metric, checkpoint, seen=seen, saved=saved.append, rungs=rungs), seen
@@ -570,6 +570,13 @@ def test_where_an_epoch_cannot_be_taken_up_checkpoints_are_written_between_epoch
     assert (result.outcome, [one.epoch for one in saved]) == (Outcome.COMPLETE, [1.0, 2.0])
     (message,) = [one.message for one in caplog.records if one.name.startswith("tuner")]
     assert "ends of epochs only: boxes gathers objects" in message
+
+
+def test_with_the_last_step_nothing_is_left_to_go_on_with(tmp_path):
+    """Whoever went on there would find all steps done, and miss the validation that ends the epoch."""
+    result, saved = told_by(config(target("Own"), max_steps=11), tmp_path)
+    assert (result.outcome, result.step) == (Outcome.COMPLETE, 11)
+    assert max(one.step for one in saved) == 10
 
 
 def test_what_needs_code_to_be_read_is_not_written_and_the_training_goes_on(tmp_path, caplog):

@@ -198,7 +198,13 @@ class _Session:
                 seconds_used=self._record.seconds_used,
                 watcher=progress,
             )
-            with _signals(round_.interrupt):
+
+            def interrupt() -> None:
+                if round_.ending is Ending.INTERRUPTED:
+                    self._database.waiting.give_up()  # the second time: a database that is away is not waited for
+                round_.interrupt()
+
+            with _signals(interrupt):
                 ending = round_.run()
         self._seconds_used = round_.seconds_used
         champion = self._crown(ledger)

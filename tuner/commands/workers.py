@@ -76,7 +76,7 @@ def _demand(settings: Settings, study: StudySettings, asked: RaySettings, most: 
         groups=launcher.workers,
         most=min(limits, default=None),
         cpus=asked.cpus_per_rank,
-        on_gpu=False if _accelerator(study) == "cpu" else None,
+        on_gpu={"cpu": False, "gpu": True, "cuda": True}.get(_accelerator(study)),
         threads=asked.cpus_per_rank or 1,
         runtime_env=asked.runtime_env,
     )

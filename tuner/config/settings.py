@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tuner.checkpoints import Keep
@@ -107,7 +107,7 @@ class LauncherSettings:
 class StoreSettings:
     """The study database, and the folder of checkpoints and logs."""
 
-    url: str
+    url: str = field(repr=False)  # may hold a password
     folder: str
     keep: Keep
 

@@ -26,6 +26,7 @@ from tuner.launch.protocol import (
     FromWorker,
     Halt,
     Leave,
+    Leaving,
     Lost,
     Measured,
     Ready,
@@ -98,10 +99,11 @@ class _Group:
         self.heard = [now] * len(ranks)
         self.ends: dict[int, Ended | Refused] = {}
         self.trial: int | None = None
+        self.leaving = False
 
     @property
     def idle(self) -> bool:
-        return bool(self.ranks) and all(self.ready) and self.trial is None
+        return bool(self.ranks) and all(self.ready) and self.trial is None and not self.leaving
 
     @property
     def started(self) -> bool:
@@ -224,6 +226,8 @@ class Groups:
             group.ready[number] = True
             if group.started:
                 self._stillborn = 0
+        elif isinstance(message, Leaving):
+            group.leaving = True
         elif isinstance(message, Measured | Checkpointed):
             return [message]
         elif isinstance(message, Ended | Refused):

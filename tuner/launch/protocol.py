@@ -63,6 +63,11 @@ class Alive:
 
 
 @dataclass(frozen=True)
+class Leaving:
+    """The worker's machine is wanted for something else: it takes no further task, and ends."""
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """A checkpoint has been written, and the training goes on."""
 
@@ -103,7 +108,7 @@ class Lost:
 
 
 ToWorker = Train | Reply | Halt | Leave
-FromWorker = Ready | Alive | Checkpointed | Measured | Ended | Refused
+FromWorker = Ready | Alive | Leaving | Checkpointed | Measured | Ended | Refused
 Event = Checkpointed | Measured | Ended | Refused | Lost
 
 

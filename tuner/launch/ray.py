@@ -64,6 +64,10 @@ _KEY = "launcher.address"
 _INSTALL = "Install it: pip install 'tuner[ray]'."
 
 
+class NotShared(Exception):
+    """A node does not see the folder of the controller."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """What is asked of a cluster.
@@ -155,6 +159,7 @@ class RayTransport:
         self._ray: Any = None
         self._actor: Any = None
         self._folder: str | None = None
+        self._marker: Path | None = None
         self._need: dict[str, float] = {}
         self._size = 1
         self._here = False
@@ -170,13 +175,15 @@ class RayTransport:
             ConfigError: there is no Ray, no cluster, or one that does not fit.
         """
         check(self._demand.address)
-        self._folder = tempfile.mkdtemp(prefix="tuner-ray-")
+        # Where Ray has its own by default: paths of sockets may be 107 bytes long, and TMPDIR may be too deep for that.
+        self._folder = tempfile.mkdtemp(prefix="tuner-ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))  # noqa: S108
         try:
             self._ray = _load(own=self._demand.address is None)
             _join(self._ray, self._demand, self._folder)
             self._actor = self._ray.remote(concurrency_groups={"listening": 1, "killing": 1}, max_restarts=0)(Host)
             self._here = ipaddress.ip_address(self._ray.util.get_node_ip_address()).is_loopback
             self._measure()
+            self._mark()
         except BaseException:
             self.__exit__()
             raise
@@ -187,6 +194,8 @@ class RayTransport:
             with _own_signals():
                 self._ray.shutdown()  # what is placed goes with the driver
         self._placements.clear()
+        if self._marker is not None:
+            self._marker.unlink(missing_ok=True)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -250,9 +259,8 @@ class RayTransport:
         threads = None if "GPU" in self._need else self._demand.threads
         seat = Seat(number, self._size, threads=threads, local=False)
         log, name = str(self._log(group, number)), f"tuner-worker-{group}-{number}"
-        return RayRank(
-            self._ray, host, host.start.remote(seat, log, meeting, name), lambda: _gone(alive, self._alive())
-        )
+        started = host.start.remote(seat, log, meeting, name, str(self._marker))
+        return RayRank(self._ray, host, started, lambda: _gone(alive, self._alive()))
 
     def _log(self, group: int, number: int) -> Path:
         return self._logs / (f"worker-{group}-rank-{number}.log" if number else f"worker-{group}.log")
@@ -269,6 +277,12 @@ class RayTransport:
         else:
             self._need = {"CPU": (demand.cpus or 1) * share}
         self._size = max(self._fitting(), 1) if demand.devices == "all" else demand.devices
+
+    def _mark(self) -> None:
+        """A file by which a node sees whether it has our folder: checkpoints are written there and taken up here."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._marker = self._logs / f".shared-{secrets.token_hex(8)}"
+        self._marker.touch()
 
     def _alive(self) -> dict[str, str]:
         """Nodes that work: their names by their ids."""
@@ -338,11 +352,21 @@ class RayRank:
         self._said += 1
 
     def take(self) -> tuple[list[FromWorker], str | None]:
+        """As `Rank` says.
+
+        Raises:
+            ConfigError: its node does not see the controller's folder.
+        """
         if self._end is not None or not self._ray.wait([self.heard], timeout=0)[0]:
             return [], self._end
         messages: list[FromWorker] = []
         try:
             self._node, self.where, messages, self._end = self._ray.get(self.heard)
+        except NotShared as error:
+            self._end = "is not where the controller's folder is"
+            rule = "is a folder that all nodes share, because checkpoints pass from one to another there"
+            remedy = "Write the path of a file system that every node has mounted."
+            raise ConfigError([Problem("store.folder", rule, str(getattr(error, "cause", error)), remedy)]) from None
         except Exception as error:  # noqa: BLE001 - of Ray, of starting the worker, of importing us there
             self._end = self._how_it_ended(error)
         if self._end is None:
@@ -404,8 +428,14 @@ class Host:
             port = server.getsockname()[1]
         return f"tcp://[{address}]:{port}" if family == socket.AF_INET6 else f"tcp://{address}:{port}"
 
-    def start(self, seat: Seat, log: str, meeting: str, name: str) -> str:
-        """Start the worker; the id of its node."""
+    def start(self, seat: Seat, log: str, meeting: str, name: str, marker: str) -> str:
+        """Start the worker; the id of its node.
+
+        Raises:
+            NotShared: the driver's folder, in which `marker` lies, is not on this node.
+        """
+        if not Path(marker).exists():
+            raise NotShared(str(Path(marker).parent))
         if seat.size > 1 and (interface := interface_of(_node_address())):
             # The host's name may stand for an address that other nodes cannot reach.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -470,7 +500,10 @@ def _load(*, own: bool) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # A message to a worker that has just died is told of by what was being heard from it.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        if own:
+        if not own:
+            # A cluster that works is reached at once; each try for another one takes up to 40 s.
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
+        else:
             # Ray takes 127.0.0.1 for the machine's address in the network and listens on every interface. This switch,
             # made for systems whose firewalls ask back, has it take the loopback for what it is.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -508,25 +541,33 @@ def _join(ray: Any, demand: Demand, folder: str) -> None:
         if demand.address is None:
             text = f"Ray does not start on this machine: {error}"
             raise ConfigError([Problem("launcher", "is Ray, which starts on this machine", "ray", text)]) from None
-        raise _no_cluster(demand.address, str(error)) from None
+        raise _no_cluster(demand.address, "\n".join(_texts(error))) from None
+
+
+def _texts(error: BaseException | None) -> Iterator[str]:
+    """What an error says, and those that it followed from."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
 
 
 def _no_cluster(address: str, text: str) -> ConfigError:
-    what = " ".join(text.split())
+    what = text.partition("\n")[0].strip().rstrip(".") + "."
     if "ersion mismatch" in text:
+        what = " ".join(text.split())
         remedy = "Install the same versions of Ray and Python here and there."
-    elif "token" in text.lower() or "authentic" in text.lower():
+    elif "token" in text.lower():
+        what = "Its token is not here, or is another one than that which is here."
         remedy = (
-            "Bring the cluster's token here, as the file ~/.ray/auth_token or in RAY_AUTH_TOKEN (`ray get-auth-token` "
-            "prints it there); for a cluster without tokens, set RAY_AUTH_MODE=disabled."
+            "Bring it here, as the file ~/.ray/auth_token or in RAY_AUTH_TOKEN: `ray get-auth-token` prints it there. "
+            "For a cluster without tokens set RAY_AUTH_MODE=disabled."
         )
-    elif "ray[client]" in text or "grpc" in text:
-        remedy = (
-            "Install Ray's client, pip install 'ray[client]', or run this command on a node with launcher.address=auto."
-        )
+    elif "ray[client]" in text:
+        remedy = "Install it, or run this command on a node of the cluster with launcher.address=auto."
     else:
         remedy = (
-            "Write the address that `ray start --head` printed, or launcher.address=null for an instance of its own."
+            "Write the address that `ray start --head` printed, auto on a node of the cluster, or "
+            "launcher.address=null for an instance of its own."
         )
     return ConfigError([Problem(_KEY, "is a Ray cluster that can be joined", address, f"{what} {remedy}")])
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tuner.launch.protocol import (
     FromWorker,
     Halt,
     Leave,
+    Leaving,
     Measured,
     Ready,
     Refused,
@@ -98,6 +100,8 @@ class _Worker:
         self._send(Ready())
         while isinstance(message := self._tasks.get(), Train):
             self._train(message.task)
+        if self._leaving:
+            self._send(Leaving())
 
     def told_to_leave(self, *_: object) -> None:
         """SIGTERM: this machine is wanted for something else. Save what is trained, and go."""
@@ -122,17 +126,12 @@ class _Worker:
             if self._speaks:
                 self._send(Checkpointed(task.trial, checkpoint))
 
-        try:
-            end: Ended | Refused = Ended(task.trial, run(task, report, interrupted, saved))
-        except TunerError as error:
-            end = Refused(task.trial, str(error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours is told as such, not as a machine that died
-            text = traceback.format_exc()
-            reason = f"{type(error).__name__}: {error}"
-            end = Ended(task.trial, Result(Outcome.CRASHED, reason=reason, traceback=text))
+        end = _end_of(task, lambda: run(task, report, interrupted, saved))
         if isinstance(end, Ended) and end.result.traceback:
             print(end.result.traceback)  # noqa: T201 - into the log, where its reader looks for it
         sys.stdout.flush()
+        if self._leaving:
+            self._send(Leaving())  # first, or it would be given another task
         self._send(end)
 
     def _send(self, message: FromWorker) -> None:
@@ -157,6 +156,17 @@ class _Worker:
                 else:
                     self._tasks.put(message)
         os._exit(ORPHAN_EXIT)
+
+
+def _end_of(task: Task, job: Callable[[], Result]) -> Ended | Refused:
+    try:
+        return Ended(task.trial, job())
+    except TunerError as error:
+        return Refused(task.trial, str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours is told as such, not as a machine that died
+        text = traceback.format_exc()
+        reason = f"{type(error).__name__}: {error}"
+        return Ended(task.trial, Result(Outcome.CRASHED, reason=reason, traceback=text))
 
 
 def _redirect(log: Path) -> None:

@@ -36,6 +36,10 @@ class Overview:
 
 def overview(database: Database, optuna_study: str) -> Overview:
     """Count one round's trials."""
+    return database.waiting.again(lambda: _counted(database, optuna_study))
+
+
+def _counted(database: Database, optuna_study: str) -> Overview:
     outcome, paused, stage, worker = (_ATTRIBUTES.alias(name) for name in ("outcome", "paused_at", "stage", "worker"))
     source: sa.FromClause = _TRIALS.join(_STUDIES, _STUDIES.c.study_id == _TRIALS.c.study_id)
     for attribute in (outcome, paused, stage, worker):

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from tuner.errors import StoreError
 from tuner.store.database import Database
 from tuner.store.tables import ChampionRow, DataVersionRow, LeaseRow, RoundRow, StageRow
+from tuner.store.waiting import waits
 
 
 class RoundState(enum.StrEnum):
@@ -68,6 +69,7 @@ class Rounds:
             RoundRow.study == study, *([RoundRow.id.in_(sa.select(ChampionRow.round_id))] if with_champion else [])
         )
 
+    @waits
     def all(self, study: str | None = None) -> list[RoundRecord]:
         query = sa.select(RoundRow, DataVersionRow.fingerprint).join(
             DataVersionRow, RoundRow.data_version_id == DataVersionRow.id
@@ -79,6 +81,7 @@ class Rounds:
                 _record(row, data) for row, data in session.execute(query.order_by(RoundRow.study, RoundRow.number))
             ]
 
+    @waits
     def _one(self, *conditions: sa.ColumnElement[bool]) -> RoundRecord | None:
         query = sa.select(RoundRow, DataVersionRow.fingerprint).join(
             DataVersionRow, RoundRow.data_version_id == DataVersionRow.id
@@ -89,6 +92,7 @@ class Rounds:
 
     # -- making and running -------------------------------------------------------------------------------------
 
+    @waits
     def create(
         self,
         study: str,
@@ -175,20 +179,27 @@ class Rounds:
 
     # -- stages and champions -----------------------------------------------------------------------------------
 
+    @waits
     def stages(self, record: RoundRecord) -> list[dict[str, Any]]:
         with Session(self._engine) as session:
             query = sa.select(StageRow.content).where(StageRow.round_id == record.id).order_by(StageRow.number)
             return list(session.scalars(query))
 
     def add_stage(self, record: RoundRecord, number: int, content: Mapping[str, Any], now: dt.datetime) -> None:
-        with Session(self._engine) as session, session.begin():
-            session.add(StageRow(round_id=record.id, number=number, content=dict(content), created=now))
+        def added() -> None:
+            with Session(self._engine) as session, session.begin():
+                session.add(StageRow(round_id=record.id, number=number, content=dict(content), created=now))
 
+        # The number is taken where an earlier attempt has come through and only its answer was lost.
+        self._waiting.again(added, lambda: None if dict(content) in self.stages(record) else added())
+
+    @waits
     def champion(self, record: RoundRecord) -> Champion | None:
         with Session(self._engine) as session:
             row = session.scalar(sa.select(ChampionRow).where(ChampionRow.round_id == record.id))
             return Champion(row.trial, row.value, row.params, tuple(row.overrides), row.provisional) if row else None
 
+    @waits
     def crown(self, record: RoundRecord, champion: Champion, now: dt.datetime) -> None:
         """Record the champion, instead of an earlier one of the same round."""
         with Session(self._engine) as session, session.begin():

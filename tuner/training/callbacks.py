@@ -25,6 +25,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from tuner.training import ranks
 from tuner.training.divergence import LOOK_STEPS, LossWatch
 from tuner.training.pause import Pause
 from tuner.training.progress import Left, ends_here, epochs_trained, latest
@@ -194,7 +195,7 @@ class Watch(Checkpoint):
             self._ask(self._held)
         value = float(logged)
         measurement = Measurement(trainer.global_step, epochs_trained(trainer), value)
-        if self._on_any_rank(trainer, not math.isfinite(value)):
+        if ranks.any_rank(not math.isfinite(value)):
             self._leave(Outcome.DIVERGED, f"{self._metric} is {value} after {measurement.epoch:g} epochs")
         self.value = value
         if self._rung_is_due(trainer):
@@ -247,7 +248,7 @@ class Watch(Checkpoint):
         """
         stop = self._stop or self._pause.patience_is_over
         due = self._pause.due if trainer.is_global_zero else self._pause.asked
-        facts = torch.tensor([bool(self._bad_loss), stop, due], dtype=torch.int32, device=trainer.strategy.root_device)
+        facts = torch.tensor([bool(self._bad_loss), stop, due], dtype=torch.int32)
         torch.distributed.all_reduce(facts, torch.distributed.ReduceOp.MAX)
         diverged, stop, due = map(bool, facts.tolist())
         if diverged:
@@ -262,9 +263,6 @@ class Watch(Checkpoint):
         except BaseException as error:
             self.foreign = error
             raise
-
-    def _on_any_rank(self, trainer: pl.Trainer, fact: bool) -> bool:  # noqa: FBT001
-        return bool(trainer.strategy.reduce_boolean_decision(fact, all=False)) if self._several_ranks else fact
 
     def _leave(self, outcome: Outcome, reason: str) -> NoReturn:
         self.outcome, self.reason = outcome, reason

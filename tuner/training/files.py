@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -34,7 +35,8 @@ def write(trainer: pl.Trainer, checkpoint: dict[str, Any], file: Path, *, weight
                 _refuse_code(beside)
             _sync(beside)
             beside.replace(file)
-            _sync(file.parent)
+            with contextlib.suppress(OSError):  # the file is there; some network file systems have no such thing
+                _sync(file.parent)
     finally:
         if trainer.is_global_zero:
             beside.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol
 import lightning.pytorch as pl
 
 from tuner.errors import TunerError
-from tuner.training import attributes, files
+from tuner.training import attributes, files, ranks
 from tuner.training.divergence import LossWatch
 from tuner.training.progress import Left
 from tuner.training.resume import Resume, add_state, can_be_within_epoch, note_sources, replace_method
@@ -225,7 +225,7 @@ class Pause(pl.Callback):
         why_not = can_be_within_epoch(trainer, self._began)
         if why_not:
             self._tell(f"checkpoints are written at the ends of epochs only: {why_not}")
-        self._epochs_only = self._on_any_rank(trainer, bool(why_not))
+        self._epochs_only = ranks.any_rank(bool(why_not))
         if not self._epochs_only:
             self._write_or_leave(trainer, {"within_epoch": True, "batch_ended": ended})
 
@@ -244,7 +244,7 @@ class Pause(pl.Callback):
     def _write_or_leave(self, trainer: pl.Trainer, place: dict[str, bool]) -> None:
         self._agreed = False
         file = self._folder / f"step-{trainer.global_step}.ckpt"
-        leaving = self._on_any_rank(trainer, self.asked)
+        leaving = ranks.any_rank(self.asked)
         failure = self._try_to_write(trainer, file, place)
         self._next_s = self._clock() + self._every_s
         if not leaving:
@@ -286,11 +286,8 @@ class Pause(pl.Callback):
             error = raised
         finally:
             self._place = None
-        if self._on_any_rank(trainer, error is not None):
+        if ranks.any_rank(error is not None):
             raise error or OSError("another process could not write it")
-
-    def _on_any_rank(self, trainer: pl.Trainer, fact: bool) -> bool:  # noqa: FBT001
-        return bool(trainer.strategy.reduce_boolean_decision(fact, all=False)) if self._several_ranks else fact
 
     def _tell(self, text: str) -> None:
         """Once: what cannot be written now can seldom be written a minute later."""

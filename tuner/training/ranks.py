@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -154,21 +153,27 @@ class Seated(pl.Callback):
     | batches of torch's loaders | each rank gets its share of each; left alone where a loader shares already (a DistributedSampler), has an iterable data set, or no batches |
     | values logged for an epoch | those of all ranks together, as `sync_dist=True` asks for |
 
-    Where the process has its own answer to SIGTERM, Lightning's is taken away.
+    Where the process has its own answer to SIGTERM, Lightning's does not come to it.
     """
 
     def __init__(self) -> None:
-        self._on_sigterm = signal.getsignal(signal.SIGTERM)
+        self._answers_sigterm = callable(signal.getsignal(signal.SIGTERM))
         self._random = random_state.capture(_CPU) if size() > 1 else None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        if callable(self._on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self._answers_sigterm:
+            # Lightning's asks all ranks to stop at their next step, in the signal handler: they would meet in it.
+            connector = trainer._signal_connector  # noqa: SLF001
+            connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         if self._random is not None:
             # Strategies of several ranks seed anew when they begin; one device draws on from what built the module.
             random_state.restore(self._random, _CPU)
             _share_batches(trainer)
             _log_together(trainer, pl_module)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _share_batches(trainer: pl.Trainer) -> None:
