@@ -34,7 +34,6 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from figures import heading, note, parser, short, table
 
-NAME = "digits-1"
 LEASE_S, RENEW_S = 6.0, 1.0
 #: Seconds that an epoch sleeps.
 EPOCH_S = 0.3
@@ -155,7 +154,7 @@ SCENES: Mapping[str, Scene] = {
     "server": Scene(PROMOTED, 16, "one"),
     # No promotions: whether a trial goes on depends on the others. Once more is enough for what always fails.
     "module": Scene(
-        (*COMMON, "pruner=none", "trainer.max_epochs=2", "launcher.max_retries=1", "launcher.silent_after_s=8"), 14
+        (*COMMON, "pruner=none", "trainer.max_epochs=2", "launcher.max_retries=1", "launcher.silent_after_s=10"), 14
     ),
 }
 #: Each kind of fault with its scene.
@@ -291,15 +290,16 @@ def repeated_s(steps: Sequence[Step], faults: Sequence[float]) -> list[float]:
         steps: in the order of time.
         faults: their moments, ascending.
     """
-    found, seen, before = [0.0] * len(faults), set[tuple[int, int]](), dict[tuple[int, int], float]()
-    took = [later.time - one.time for one, later in itertools.pairwise(steps) if one.pid == later.pid]
+    found, seen, last = [0.0] * len(faults), set[tuple[int, int]](), dict[int, Step]()
+    took = [later.time - one.time for one, later in itertools.pairwise(steps) if one[::3] == later[::3]]
     usual = statistics.median(took) if took else 0.0
     for step in steps:
         place = sum(fault <= step.time for fault in faults) - 1
         if (step.trial, step.step) in seen and place >= 0:
-            found[place] += step.time - before.get((step.trial, step.pid), step.time - usual)
+            before = last.get(step.pid)
+            found[place] += step.time - before.time if before and before.trial == step.trial else usual
         seen.add((step.trial, step.step))
-        before[step.trial, step.pid] = step.time
+        last[step.pid] = step
     return found
 
 
@@ -681,11 +681,13 @@ class Case:
             self.problems.append(f"trial {number} differs:\n    {found}\n    undisturbed: {undisturbed}")
 
     def _blame(self, number: int) -> Fault:
-        """The last fault that met a trial in training, or else the last one."""
-        met = [fault for fault in self.faults if getattr(fault.before.get(number), "state", "") == "RUNNING"]
+        """The last fault before a trial's end, or its own where its module misbehaves."""
         if not self.faults:
             self.faults.append(Fault("worker-kill", time.time(), {}))
-        return (met or self.faults)[-1]
+        own = [fault for fault in self.faults if self.scene == "module" and number in fault.before]
+        ended = {"COMPLETE", "PRUNED", "FAIL"}
+        met = [fault for fault in self.faults if getattr(fault.before.get(number), "state", "") not in ended]
+        return (own or met or self.faults)[-1]
 
     def _find_left_files(self) -> None:
         left = [

@@ -3,12 +3,15 @@
 import itertools
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 import yaml
+from faulty import Line, loaders
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from rounds import store_url, store_words, facts, outcomes, trials, tune, write_study
+from rounds import facts, outcomes, store_url, store_words, trials, tune, write_study
+from torch.nn.functional import mse_loss
 
 from tuner.cli import main
 from tuner.progress import Progress
@@ -17,6 +20,7 @@ from tuner.search.history import State
 from tuner.store.database import Database
 from tuner.store.overview import overview
 from tuner.store.rounds import Rounds
+from tuner.trials import Trials
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +40,8 @@ def test_a_round_pauses_promotes_and_crowns_the_best(workdir, capsys):
     assert f"module.lr={best.params['lr']}" in out
     epochs = (workdir / "epochs.txt").read_text().split("\n")[:-1]
     assert len(epochs) == 8 * 1 + complete * 3, "a trial that goes on trains no epoch twice"
-    assert not list(workdir.glob("runs/line-1/trial-*")), "checkpoints of ended trials are gone"
+    kept = [file.name for file in workdir.glob("runs/line-1/trial-*/*")]
+    assert kept == ["final.ckpt"], "checkpoints of ended trials are gone, but for the best one's model"
     assert ended[0].params["lr"] == 0.1, "trial 0 has the study's own values"
 
 
@@ -90,6 +95,27 @@ def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir, monk
     (workdir / "runs").rename(workdir / "runs before")
     tune(workdir, "search.trials=6", "module.pause_s=0.05")
     assert facts(workdir) == limited, "as if there had been no limit"
+
+
+def test_a_study_that_only_a_worker_finds_wrong_leaves_no_round_behind(workdir, capsys):
+    assert (
+        tune(
+            workdir,
+            "module._target_=faulty.loaders",
+            "~module.lr",
+            "~module.mode",
+            "~module.marks",
+            "~module.pause_s",
+            "~space.lr",
+            "+space.batch_size={kind: int, low: 8, high: 16, path: data.batch_size}",
+        )
+        == 2
+    )
+    assert "LightningModule" in capsys.readouterr().err
+    with Database(store_url(workdir)) as database:
+        assert Rounds(database).all() == []
+    assert tune(workdir) == 0
+    assert outcomes(workdir, "line-1").count("complete") >= 1
 
 
 def test_the_time_that_a_call_took_is_kept_for_the_next_one(workdir, capsys):
@@ -324,5 +350,42 @@ def test_the_champion_is_known_while_the_round_still_runs(workdir, monkeypatch, 
     monkeypatch.setattr(Progress, "trial_left", stop)
     assert tune(workdir, "search.trials=8") == 130
     capsys.readouterr()
-    assert main(["champion", "study=line", *store_words(), "search.trials=8", "--config-dir", str(workdir / "conf")]) == 0
+    assert (
+        main(["champion", "study=line", *store_words(), "search.trials=8", "--config-dir", str(workdir / "conf")]) == 0
+    )
     assert yaml.safe_load(capsys.readouterr().out)["round"] == 1
+
+
+def test_the_models_of_the_best_stay_and_can_be_loaded_and_no_other_checkpoint_does(workdir, capsys):
+    tune(workdir, "search.trials=8", "search=random", "pruner=none", "store.keep_checkpoints=2")
+    best = sorted(trials(workdir), key=lambda trial: trial.value)[:2]
+    left = sorted(file.relative_to(workdir / "runs/line-1") for file in workdir.glob("runs/line-1/trial-*/*"))
+    assert left == sorted(Path(f"trial-{trial.number}/final.ckpt") for trial in best)
+    model = Line.load_from_checkpoint(workdir / "runs/line-1" / f"trial-{best[0].number}" / "final.ckpt")
+    x, y = next(iter(loaders()[1]))
+    assert mse_loss(model.linear(x), y).item() == pytest.approx(best[0].value)
+    capsys.readouterr()
+    main(["status", *store_words()])
+    assert "checkpoints on this disk: 0.0 MB in runs/line-1" in capsys.readouterr().out
+
+
+def test_of_too_many_that_wait_the_worst_start_anew(workdir, monkeypatch):
+    """Four trials pause at epoch 2; two of them keep their checkpoint. A third one is asked for, later, all the same."""
+    words = [
+        "search=random",
+        "search.trials=4",
+        "trainer.max_epochs=8",
+        "store.keep_paused=2",
+        "store.keep_checkpoints=0",
+    ]
+    kept = []
+    forget = Trials._forget_the_worst
+
+    def watched(self, epoch):
+        forget(self, epoch)
+        kept.append([number for number in self.history.numbers(State.PAUSED) if self.checkpoint(number)])
+
+    monkeypatch.setattr(Trials, "_forget_the_worst", watched)
+    assert tune(workdir, *words) == 0
+    assert max(map(len, kept)) == 2
+    assert not list(workdir.glob("runs/line-1/trial-*"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Names that tuner gives; every other file is the user's.
-_NAME = re.compile(r"step-(?P<step>\d+)\.ckpt|epoch-\d+\.ckpt|paused\.ckpt")
+_NAME = re.compile(r"step-(?P<step>\d+)\.ckpt|epoch-\d+\.ckpt|paused\.ckpt|complete\.ckpt")
 
 
 #: The model of a trial that was trained in full.
@@ -79,6 +79,8 @@ def size_bytes(root: Path) -> int:
 
 
 def _is_newer(name: str, than: str | None) -> bool:
+    if name == "paused.ckpt" and than is not None:
+        return True  # its result is still on the way
     found, other = _NAME.fullmatch(name), _NAME.fullmatch(than or "")
     if not found or not other or not found["step"] or not other["step"]:
         return False

@@ -8,6 +8,7 @@ it acts on it, so that the same command goes on from any point where it was cut 
 from __future__ import annotations
 
 import enum
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,8 @@ from tuner.trials import NO_CHECKPOINT, Trials
 
 #: Longest wait for the workers' next message; the lease, the time limits and the screen are looked after in between.
 TICK_S = 0.5
+#: Characters of an error that is told in full elsewhere.
+REASON_CHARACTERS = 80
 #: Characters of a traceback that are stored with its trial; the end of it names the error.
 TRACEBACK_CHARACTERS = 20_000
 
@@ -408,7 +411,7 @@ class Round:
 
     def _abandon(self, error: TunerError) -> None:
         """Let go of what trains. A missing objective is another configuration's to mend; else the next call goes on."""
-        reason = f"the round stopped: {str(error).splitlines()[0]}"
+        reason = f"the round stopped: {textwrap.shorten(str(error).splitlines()[0], REASON_CHARACTERS)}"
         for number in [job.number for job in self._running]:
             if isinstance(error, ConfigError):
                 self._trials.close(number, State.CRASHED, reason=reason)

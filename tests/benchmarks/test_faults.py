@@ -33,6 +33,8 @@ def test_work_is_repeated_when_a_step_is_trained_again(faults):
     again = [step(0, number, 15.0 + number, 2) for number in range(2, 6)]
     assert faults.repeated_s([*first, *again], [15.0, 19.0]) == [2.0, 1.0]
     assert faults.repeated_s(first, [11.5]) == [0.0]
+    # The same process has trained something else for 100 s.
+    assert faults.repeated_s([*first, step(1, 0, 50.0, 1), step(0, 4, 115.0, 1)], [60.0]) == [1.0]
     assert faults.repeated_s([], []) == []
 
 

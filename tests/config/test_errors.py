@@ -79,7 +79,10 @@ MISTAKES = [
     ("trainer.max_epoch=3", ["trainer.max_epoch", "Did you mean max_epochs"]),
     ("trainer.callbacks=EarlyStopping", ["trainer.callbacks", "nodes with _target_", "'EarlyStopping'"]),
     ("trainer.logger=csv", ["trainer.logger", "nodes with _target_", "CSVLogger"]),
-    ("store=postgresql", ["store.url", "environment variable TUNER_DATABASE_URL", "export TUNER_DATABASE_URL=", "store.url="]),
+    (
+        "store=postgresql",
+        ["store.url", "environment variable TUNER_DATABASE_URL", "export TUNER_DATABASE_URL=", "store.url="],
+    ),
     ("data.batch_size=${nothing}", ["data.batch_size", "can be resolved", "nothing"]),
     ("launcher.devices_per_trial=0", ["launcher.devices_per_trial", "at least 1"]),
     ("launcher.devices_per_trial=most", ["launcher.devices_per_trial", "at least 1"]),

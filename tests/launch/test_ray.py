@@ -22,7 +22,7 @@ from tuner.commands.workers import launcher_of
 from tuner.config.load import load
 from tuner.errors import ConfigError, RoundFailed
 from tuner.launch import ray as launched
-from tuner.launch.devices import Seat
+from tuner.launch.devices import Seat, cores
 from tuner.launch.groups import Groups, NodeLost
 from tuner.launch.local import local_groups
 from tuner.launch.protocol import Ended, Lost, Measured
@@ -102,6 +102,11 @@ def heard(stream, text):
         if text in line:
             return
     raise AssertionError(f"never said {text}")
+
+
+def environment(pid):
+    """With which the program of a process was started."""
+    return dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry)
 
 
 def words_of(pid):
@@ -202,6 +207,29 @@ def test_a_share_of_a_device_is_for_one_rank(workdir):
         launcher_of(settings, settings.study, workdir)
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], {"groups": None, "most": None, "on_gpu": None}),
+        (["trainer.accelerator=cpu", "launcher.workers=9"], {"groups": 9, "on_gpu": False}),
+        (["trainer.accelerator=gpu", "launcher.max_groups=3"], {"most": 3, "on_gpu": True}),
+        (["launcher.devices_per_trial=all", "launcher.cpus_per_rank=4"], {"devices": "all", "cpus": 4, "threads": 4}),
+    ],
+)
+def test_what_the_configuration_asks_of_a_cluster(words, asked, workdir):
+    settings = load(["study=digits", "launcher=ray", "launcher.address=auto", *words])
+    demand = launcher_of(settings, settings.study, workdir)._transport._demand
+    assert {key: getattr(demand, key) for key in asked} == asked
+
+
+def test_an_instance_of_its_own_has_what_this_machine_has(workdir):
+    words = ["launcher=ray", "trainer.accelerator=cpu", "launcher.workers=3"]
+    settings = load(["study=digits", *words])
+    demand = launcher_of(settings, settings.study, workdir)._transport._demand
+    assert (demand.groups, demand.devices, demand.sharing) == (3, 1, 1)
+    assert demand.here == {"num_cpus": max(len(cores()), 3), "num_gpus": 0}
+
+
 def test_the_interface_of_an_address_is_found():
     assert launched.interface_of("127.0.0.1") == "lo"
     assert launched.interface_of("192.0.2.250") is None
@@ -293,6 +321,15 @@ def test_a_group_over_two_nodes_trains_as_one_device_does(cluster, tmp_path, mon
         launcher.train(0, task(tmp_path, trial=1, module={"mode": "raise on rank 1"}))
         assert "what a pity" in until(launcher, Ended)[-1][1].result.traceback
         wait_idle(launcher)
+
+
+@pytest.mark.slow
+def test_each_rank_sees_the_gpu_that_ray_gives_it(cluster, tmp_path):
+    """GPUs that Ray counts and that are not there, which is enough to see what each worker may use."""
+    cluster.add_node(num_cpus=0, num_gpus=2)
+    with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
+        wait_idle(launcher, 2)
+        assert {environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in pids(launcher)} == {"0", "1"}
 
 
 @pytest.mark.slow

@@ -410,6 +410,7 @@ CASES = {
         config(target("Own"), callbacks=[{**EARLY, "patience": 1}], min_epochs=2, val_check_interval=0.5),
         "val/loss",
     ),
+    "a stop that waits": (config(target("Own"), callbacks=[target("StopsOnce")], min_epochs=2), "val/loss"),
     "manual": (config(target("Manual")), "val/loss"),
     "manual accumulation": (config(target("Accumulates")), "val/loss"),
     "two loaders": (config(target("TwoLoaders"), target("loaders", val_loaders=2)), "val/loss/dataloader_idx_1"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tuner import advice
+from tuner.checkpoints import size_bytes
 from tuner.commands import report
 from tuner.config import Settings
 from tuner.store.database import Database
@@ -23,11 +26,11 @@ def status(settings: Settings) -> int:
         if not records:
             report.put(f"no rounds{f' of {name}' if name else ''} in {database}")
         for record in records:
-            _show(record, rounds, database)
+            _show(record, rounds, database, settings)
     return 0
 
 
-def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
+def _show(record: RoundRecord, rounds: Rounds, database: Database, settings: Settings) -> None:
     seen, doing = overview(database, record.name), _doing(record, database)
     report.put(
         f"{record.name}: {doing}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
@@ -43,6 +46,9 @@ def _show(record: RoundRecord, rounds: Rounds, database: Database) -> None:
     trains = "trains on" if doing.startswith("run by") else "was left by"
     for training in seen.training:
         report.put(f"  trial {training.number} ({training.stage}) {trains} {training.worker}")
+    checkpoints = size_bytes(Path(settings.store.folder) / record.name)
+    if checkpoints:
+        report.put(f"  checkpoints on this disk: {checkpoints / 1e6:,.1f} MB in {settings.store.folder}/{record.name}")
     champion = rounds.champion(record)
     if champion is not None:
         report.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")

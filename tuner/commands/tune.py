@@ -145,7 +145,7 @@ class _Session:
 
     def _empty_if_nothing_was_trained(self) -> None:
         """A mistake that only a worker could find leaves no round behind that nobody would ever go on with."""
-        if self._stages or any(trial.intermediate_values for trial in self._ledger.trials):
+        if any(trial.intermediate_values for trial in self._ledger.trials):
             return
         storage = self._database.storage
         storage.delete_study(storage.get_study_id_from_name(self._record.name))

@@ -3,7 +3,7 @@
 The controller is Ray's driver. A group is a placement group with a bundle for each rank, and a rank is an actor that
 starts the ordinary worker process on its node and passes on what the two say to each other:
 
-    controller ── actor calls ── Host (an actor: no torch, nobody else's code) ── pipe ── worker process
+    controller ── actor calls ── Host (an actor: no torch, none of the study's code) ── pipe ── worker process
 
 A worker that is killed or leaves takes nothing with it but itself, and one whose actor or node dies finds its pipe
 closed and ends. Ray decides where groups run, and has those wait for which there is no room: a node that is lost frees
@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -109,7 +109,7 @@ def ray_groups(
 
     Args:
         demand: see there.
-        logs: folder of the workers' logs, on the disk of the node where each runs.
+        logs: folder of the workers' logs, which all nodes share.
         silent_after_s: see `Groups`.
         note: told what people should know.
     """
@@ -150,7 +150,7 @@ class RayTransport:
 
         Args:
             demand: what is asked of the cluster.
-            logs: folder of the workers' logs.
+            logs: folder of the workers' logs, which all nodes share.
             note: told what people should know, a line at a time.
             clock: seconds, monotonic.
         """
@@ -181,7 +181,7 @@ class RayTransport:
             self._ray = _load(own=self._demand.address is None)
             _join(self._ray, self._demand, self._folder)
             self._actor = self._ray.remote(concurrency_groups={"listening": 1, "killing": 1}, max_restarts=0)(Host)
-            self._here = ipaddress.ip_address(self._ray.util.get_node_ip_address()).is_loopback
+            self._here = all(_is_loopback(node["NodeManagerAddress"]) for node in self._nodes())
             self._measure()
             self._mark()
         except BaseException:
@@ -219,9 +219,8 @@ class RayTransport:
         placement = self._ray.util.placement_group([self._need] * self._size, strategy="PACK")
         self._placements[group] = _Placement(placement, self._clock())
         hosts = [self._host(placement, number) for number in range(self._size)]
-        meeting = self._meeting(hosts[0])
-        alive = self._alive()
-        return [self._rank(group, number, host, meeting, alive) for number, host in enumerate(hosts)]
+        meeting, dead = self._meeting(hosts[0]), self._dead()
+        return [self._rank(group, number, host, meeting, dead) for number, host in enumerate(hosts)]
 
     def wait(self, ranks: Sequence[Rank], timeout_s: float) -> Sequence[Rank]:
         self._look_after_the_waiting()
@@ -234,7 +233,7 @@ class RayTransport:
         return [by_ref[ref] for ref in spoken]
 
     def log(self, group: int) -> str:
-        return f"{self._log(group, 0)} on its node"
+        return str(self._log(group, 0))
 
     # -- ranks ------------------------------------------------------------------------------------------------------
 
@@ -255,12 +254,17 @@ class RayTransport:
         # A file is heard of on this machine alone, where a port of torch's would be open to the network.
         return f"file://{self._folder}/meeting-{self._started}" if self._here else first.meet.remote()
 
-    def _rank(self, group: int, number: int, host: Any, meeting: Any, alive: Mapping[str, str]) -> RayRank:
+    def _rank(self, group: int, number: int, host: Any, meeting: Any, dead: Mapping[str, str]) -> RayRank:
         threads = None if "GPU" in self._need else self._demand.threads
         seat = Seat(number, self._size, threads=threads, local=False)
         log, name = str(self._log(group, number)), f"tuner-worker-{group}-{number}"
         started = host.start.remote(seat, log, meeting, name, str(self._marker))
-        return RayRank(self._ray, host, started, lambda: _gone(alive, self._alive()))
+        return RayRank(
+            self._ray,
+            host,
+            started,
+            lambda: {node: name for node, name in self._dead().items() if node not in dead},
+        )
 
     def _log(self, group: int, number: int) -> Path:
         return self._logs / (f"worker-{group}-rank-{number}.log" if number else f"worker-{group}.log")
@@ -271,7 +275,7 @@ class RayTransport:
         """What a rank needs, and how many of them a group has."""
         demand = self._demand
         on_gpu = self._ray.cluster_resources().get("GPU", 0) > 0 if demand.on_gpu is None else demand.on_gpu
-        share = int(1 / demand.sharing / _SMALLEST) * _SMALLEST
+        share = round(int(1 / demand.sharing / _SMALLEST) * _SMALLEST, 4)
         if on_gpu:
             self._need = {"GPU": share, **({"CPU": float(demand.cpus)} if demand.cpus else {})}
         else:
@@ -284,13 +288,16 @@ class RayTransport:
         self._marker = self._logs / f".shared-{secrets.token_hex(8)}"
         self._marker.touch()
 
-    def _alive(self) -> dict[str, str]:
-        """Nodes that work: their names by their ids."""
-        return {node["NodeID"]: node["NodeManagerHostname"] for node in self._ray.nodes() if node["Alive"]}
+    def _nodes(self) -> list[Mapping[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _dead(self) -> dict[str, str]:
+        """Nodes that have gone: their names by their ids."""
+        return {node["NodeID"]: node["NodeManagerHostname"] for node in self._ray.nodes() if not node["Alive"]}
 
     def _fitting(self) -> int:
         """Ranks that the cluster could hold if it did nothing else."""
-        return sum(_times(node["Resources"], self._need) for node in self._ray.nodes() if node["Alive"])
+        return sum(_times(node["Resources"], self._need) for node in self._nodes())
 
     def _bundles(self) -> int:
         """Ranks that there is room for, those that are there included."""
@@ -320,7 +327,7 @@ class RayTransport:
         has = ", ".join(f"{there.get(kind, 0):g} {kind}, {free.get(kind, 0):g} of them free" for kind in self._need)
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in self._need.items())
         each = f"{self._size} × ({needs})" if self._size > 1 else needs
-        nodes = len(self._alive())
+        nodes = len(self._nodes())
         return f"{groups} for room: each asks for {each}; the cluster has {has}, on {nodes} node{'s' * (nodes != 1)}."
 
 
@@ -439,11 +446,14 @@ class Host:
         if seat.size > 1 and (interface := interface_of(_node_address())):
             # The host's name may stand for an address that other nodes cannot reach.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        ray: Any = importlib.import_module("ray")
+        if ray.get_gpu_ids():
+            seat = replace(seat, gpus=tuple(os.environ["CUDA_VISIBLE_DEVICES"].split(",")))
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["tuner.launch.preload"])
         self._rank = start_rank(context, seat, Path(log), meeting, name=name)
         self._pass_on()
-        node: str = importlib.import_module("ray").get_runtime_context().get_node_id()
+        node: str = ray.get_runtime_context().get_node_id()
         return node
 
     def say(self, number: int, message: ToWorker) -> None:
@@ -508,13 +518,12 @@ def _load(*, own: bool) -> Any:
             # made for systems whose firewalls ask back, has it take the loopback for what it is.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray = importlib.import_module("ray")
+        worker: Any = importlib.import_module("ray._private.worker")
+        if hasattr(worker, "print_to_stdstream"):
+            # It prints what goes on in the cluster to standard output, where our results go.
+            worker.print_to_stdstream = lambda *_, **__: None
     importlib.import_module("ray.util")
-    worker: Any = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "print_to_stdstream"):
-        # It prints what goes on in the cluster to standard output, where our results go.
-        worker.print_to_stdstream = lambda *_, **__: None
-    return ray
+    return importlib.import_module("ray")
 
 
 def _join(ray: Any, demand: Demand, folder: str) -> None:
@@ -582,7 +591,8 @@ def _own_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before is not None:  # set by what is not Python
+            signal.signal(signal.SIGTERM, before)
 
 
 def _times(there: Mapping[str, float], need: Mapping[str, float]) -> int:
@@ -590,5 +600,5 @@ def _times(there: Mapping[str, float], need: Mapping[str, float]) -> int:
     return int(min(there.get(kind, 0.0) / amount + _SMALLEST for kind, amount in need.items()))
 
 
-def _gone(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    return {node: name for node, name in before.items() if node not in now}
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback

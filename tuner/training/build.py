@@ -55,13 +55,15 @@ class Parts:
         module: with `configure_optimizers`, its own or the configuration's.
         fit: keyword arguments of `Trainer.fit` that name the data.
         trainer: keyword arguments of `Trainer`, without callbacks.
-        callbacks: the user's, behind the one that fits a Trainer to its place.
+        callbacks: the user's.
+        seated: the callback that fits a Trainer to this process, before the user's.
     """
 
     module: pl.LightningModule
     fit: dict[str, Any]
     trainer: dict[str, Any]
     callbacks: list[pl.Callback]
+    seated: pl.Callback
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def build(task: Task) -> Parts:
     logger = _logger(settings.pop("logger", None), task)
     own = {"default_root_dir": task.folder, "profiler": NoProfiler()}
     trainer = trainer_arguments({**_DEFAULTS, **own, **instantiate(settings)})
-    return Parts(module, fit, {**trainer, "logger": logger}, [Seated(), *callbacks])
+    return Parts(module, fit, {**trainer, "logger": logger}, callbacks, Seated())
 
 
 def instantiate(node: Any, **overrides: Any) -> Any:

@@ -18,11 +18,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import io
 import itertools
 import math
-import os
-import pickle
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +29,6 @@ from typing import Any
 
 import hydra.utils
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -42,6 +38,7 @@ from tuner.errors import TunerError
 from tuner.training.build import Parts, build, own_settings
 from tuner.training.callbacks import Interrupted, Report, Watch
 from tuner.training.divergence import LossWatch
+from tuner.training.model_file import save_model
 from tuner.training.pause import Pause
 from tuner.training.process import free_memory, settings_kept, without_noise
 from tuner.training.progress import epochs_trained, latest
@@ -51,7 +48,6 @@ from tuner.training.task import Measurement, Outcome, Result, Task
 BOTH = "train+val"
 #: The argument, or attribute, by which data is told to train on all but its test data.
 ON_ALL = "train_on_all"
-_HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 def train_final(task: Task, report: Report, interrupted: Interrupted) -> Result:
@@ -96,8 +92,7 @@ def _run(task: Task, report: Report, interrupted: Interrupted) -> Result:
     if both:
         _join(parts, told=told is not task)
         parts.trainer["limit_val_batches"] = 0
-    saving = _Saving(weights_only=own.weights_only)
-    trainer = _trainer(parts, [*parts.callbacks, saving, watch])
+    trainer = _trainer(parts, [parts.seated, *parts.callbacks, watch])
     try:
         trainer.fit(parts.module, **parts.fit)
     except (MisconfigurationException, RuntimeError):
@@ -114,10 +109,7 @@ def _run(task: Task, report: Report, interrupted: Interrupted) -> Result:
     )
     if watch.outcome is not Outcome.COMPLETE:
         return result
-    findings = {
-        "checkpoint": str(_save(trainer, Path(task.options["file"]), own.weights_only)),
-        "left_out": saving.left_out,
-    }
+    findings = _save(trainer, Path(task.options["file"]), weights_only=own.weights_only)
     return _tested(trainer, parts, replace(result, findings=findings))
 
 
@@ -289,68 +281,21 @@ def _refuse_lost_monitors(trainer: pl.Trainer) -> None:
 # -- the checkpoint ---------------------------------------------------------------------------------------------
 
 
-class _Saving(pl.Callback):
-    """Takes from a checkpoint the hyperparameters that cannot be read without executing code.
-
-    Attributes:
-        left_out: their names.
-    """
-
-    def __init__(self, *, weights_only: bool) -> None:
-        self.left_out: list[str] = []
-        self._weights_only = weights_only
-
-    def on_save_checkpoint(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
-    ) -> None:
-        if not self._weights_only:
-            return
-        for key in _HYPERPARAMETERS:
-            values = checkpoint.get(key, {})
-            unsafe = [name for name, value in values.items() if not _is_safe(value)]
-            if unsafe:
-                checkpoint[key] = {name: value for name, value in values.items() if name not in unsafe}
-                self.left_out = sorted({*self.left_out, *unsafe})
-
-
-def _is_safe(value: Any) -> bool:
-    """Whether `torch.load(weights_only=True)` reads it back."""
-    buffer = io.BytesIO()
-    try:
-        torch.save(value, buffer)
-        buffer.seek(0)
-        torch.load(buffer, weights_only=True)
-    except Exception:  # noqa: BLE001 - pickling runs what the value's class wants, and it may fail in any way
-        return False
-    return True
-
-
-def _save(trainer: pl.Trainer, file: Path, weights_only: bool) -> Path:  # noqa: FBT001
-    """Beside its place, read back, then renamed.
+def _save(trainer: pl.Trainer, file: Path, *, weights_only: bool) -> dict[str, Any]:
+    """Under a name that nothing has yet; what `train_final` says of the checkpoint.
 
     Raises:
         TunerError: it holds what cannot be read back safely.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    place = _free(file) if trainer.is_global_zero else file
     try:
-        trainer.save_checkpoint(beside)
-        if weights_only:
-            torch.load(beside, map_location="meta", weights_only=True)  # meta: the tensors' values are not read
-        place = _free(file)
-        os.replace(beside, place)  # noqa: PTH105
-    except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "nsupported" in line), str(error))
-        raise TunerError(
-            "The checkpoint holds objects that are more than tensors and plain values, so it could not be read back"
-            f" safely: {reason} Put them into state_dict as tensors, or set trainer.weights_only=false."
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return place
+        left_out = save_model(trainer, place, weights_only=weights_only, whole=True)
+    except BaseException:
+        if trainer.is_global_zero:
+            place.unlink(missing_ok=True)
+        raise
+    return {"checkpoint": str(place), "left_out": left_out}
 
 
 def _free(file: Path) -> Path:

@@ -44,7 +44,7 @@ def _attempt(task: Task, batch: int, interrupted: Interrupted) -> Result:
     config["trainer"] = {**(config.get("trainer") or {}), **short}
     with tempfile.TemporaryDirectory() as folder:
         one = Task(task.trial, config, task.metric, task.seed, folder, kind=Kind.TRAIN)
-        return train(one, _go_on, interrupted)
+        return train(one, _go_on, lambda: interrupted() not in (None, False, Answer.GO_ON))  # there is nothing to save
 
 
 def _go_on(_: Measurement) -> Answer:

@@ -21,7 +21,7 @@ JOBS: Mapping[Kind, Job] = {
 }
 
 
-def run(task: Task, report: Report, interrupted: Interrupted, saved: Save) -> Result:
+def run(task: Task, report: Report, interrupted: Interrupted, saved: Save | None = None) -> Result:
     """Do what the task says; see `tuner.training.run.train` for the arguments and what is raised."""
     if task.kind is Kind.TRAIN:
         return train(task, report, interrupted, saved)

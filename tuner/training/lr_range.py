@@ -125,7 +125,7 @@ class _Test:
         # Called by Lightning, which adds what it returns to the callbacks of the Trainer.
         parts.module.configure_callbacks = list  # type: ignore[method-assign]
         test = {
-            "callbacks": [self._sweep],
+            "callbacks": [parts.seated, self._sweep],
             # A module may write to `self.logger`, if it was given one.
             "logger": DummyLogger() if self._has_logger else False,
             "enable_checkpointing": False,

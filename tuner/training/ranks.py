@@ -165,9 +165,10 @@ class Seated(pl.Callback):
             # Lightning's asks all ranks to stop at their next step, in the signal handler: they would meet in it.
             connector = trainer._signal_connector  # noqa: SLF001
             connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
-        if self._random is not None:
+        if self._random is not None:  # the first time; a test follows the training with the same Trainer
             # Strategies of several ranks seed anew when they begin; one device draws on from what built the module.
             random_state.restore(self._random, _CPU)
+            self._random = None
             _share_batches(trainer)
             _log_together(trainer, pl_module)
 

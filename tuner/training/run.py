@@ -7,6 +7,7 @@ import re
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,11 +20,14 @@ from tuner.errors import TunerError
 from tuner.training.build import build, own_settings
 from tuner.training.callbacks import Interrupted, Report, Save, Watch
 from tuner.training.divergence import LossWatch
+from tuner.training.model_file import save_model
 from tuner.training.pause import Pause
 from tuner.training.process import free_memory, settings_kept, without_noise
 from tuner.training.progress import epochs_trained
 from tuner.training.task import Outcome, Result, Task
 
+#: The model of a complete training, in its trial's folder.
+MODEL = "complete.ckpt"
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can'?t allocate memory|cannot allocate memory|unable to allocate|_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
@@ -96,7 +100,7 @@ class _Attempt:
     def _fit(self) -> None:
         pl.seed_everything(self._task.seed, workers=True, verbose=False)
         parts = build(self._task)
-        callbacks = [self._pause, *parts.callbacks, self._watch]
+        callbacks = [self._pause, parts.seated, *parts.callbacks, self._watch]
         try:
             self._trainer = pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
         except (MisconfigurationException, TypeError, ValueError) as error:
@@ -110,7 +114,21 @@ class _Attempt:
             return self._result(Outcome.PAUSED, checkpoint=str(self._pause.file))
         if self._pause.failed:
             return self._result(Outcome.STOPPED, reason=self._pause.failed)
-        return self._result(self._watch.outcome, reason=self._watch.reason, logged=self._watch.logged)
+        checkpoint = self._kept() if self._task.keep and self._watch.outcome is Outcome.COMPLETE else None
+        return self._result(
+            self._watch.outcome, reason=self._watch.reason, logged=self._watch.logged, checkpoint=checkpoint
+        )
+
+    def _kept(self) -> str | None:
+        """The model's file; a training is complete without it, too."""
+        assert self._trainer is not None
+        file = Path(self._task.folder) / MODEL
+        try:
+            save_model(self._trainer, file, weights_only=self._own.weights_only, whole=False)
+        except (TunerError, OSError) as error:
+            print(f"The model is not kept: {error}", flush=True)  # noqa: T201 - into the worker's log
+            return None
+        return str(file)
 
     def _failed(self, error: BaseException) -> Result:
         reason = cause(error)
