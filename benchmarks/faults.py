@@ -34,6 +34,9 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from figures import heading, note, parser, short, table
 
+ROUND = "digits-1"
+#: Models of the best trials that stay.
+KEPT = 2
 LEASE_S, RENEW_S = 6.0, 1.0
 #: Seconds that an epoch sleeps.
 EPOCH_S = 0.3
@@ -126,7 +129,7 @@ if __name__ == "__main__":
 COMMON = (
     "study=digits", "module._target_=marked.Marked", "space.batch_size.choices=[64,128,256]", "trainer.accelerator=cpu",
     "trainer.checkpoint_every_s=0.2", "search=random", "search.budget=null", "launcher.workers=1",
-    "seed=0",
+    "seed=0", f"store.keep_checkpoints={KEPT}",
 )  # fmt: skip
 PROMOTED = (*COMMON, "pruner=promote", "trainer.max_epochs=8", "launcher.max_retries=50")
 
@@ -395,9 +398,11 @@ class Program:
 
     def end(self) -> None:
         """End all there is of it."""
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while there := self.processes():
+            for pid in there:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(POLL_S)
         self.process.wait()
 
 
@@ -419,7 +424,7 @@ class Fault:
         ends: processes that it ends.
         lost, stuck, differ: numbers of trials: complete before and not after; still running; other than undisturbed.
         orphans: processes that outlived the program that it ended.
-        left: checkpoints of trials that have ended.
+        files: checkpoints that are left of trials that have ended, and models of the best that are not there.
         exits: times that the program ended by itself after it.
     """
 
@@ -432,7 +437,7 @@ class Fault:
     stuck: list[int] = field(default_factory=list)
     differ: list[int] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     exits: int = 0
     repeated_s: float = 0.0
     recover_s: float | None = None
@@ -545,11 +550,14 @@ class Case:
         return self.ended
 
     def _ended_by_itself(self, code: int) -> None:
-        last = self.program.error.read_text(errors="replace").strip().splitlines()[-1:]
+        said = self.program.error.read_text(errors="replace")
+        last = " ".join(said.strip().splitlines()[-1:])
         self._exits += 1
         if self.faults:
             self.faults[-1].exits += 1
-        note(f"  {self.folder.name}: the program ended by itself with exit code {code}: {' '.join(last)}")
+        note(f"  {self.folder.name}: the program ended by itself with exit code {code}: {last}")
+        if "Traceback" in said:
+            self.problems.append(f"a traceback, see {self.program.error.name}: {last}")
         if self._exits > MOST_EXITS:
             raise GivenUp(f"the program has ended by itself {self._exits} times, at last with exit code {code}: {last}")
         self.start()
@@ -618,7 +626,9 @@ class Case:
             first.process.send_signal(signal.SIGCONT)
         code, said = first.wait(), first.error.read_text(errors="replace")
         self._watch_leaving(first)
-        if code != 2 or "has lost its lease" not in said or "Traceback" in said:
+        # Stopped before it had the lease, it finds it taken.
+        is_told = "has lost its lease" in said or "is being run by" in said
+        if code != 2 or not is_told or "Traceback" in said:
             self.problems.append(f"{first.mark} was taken over and ended with exit code {code}: {said[-400:]}")
             self.faults[-1].differ.append(-1)
 
@@ -665,7 +675,7 @@ class Case:
             self._blame(len(undisturbed)).differ += list(after)[len(undisturbed) :]
             self.problems.append(f"{len(after)} trials instead of {len(undisturbed)}")
         if self.ended:
-            self._find_left_files()
+            self._look_at_files(after)
         self.problems += [f"{fault.kind} lost the complete trials {fault.lost}" for fault in self.faults if fault.lost]
 
     def _compare(self, number: int, undisturbed: Trial, found: Trial | None, troubles: Mapping[int, str]) -> None:
@@ -689,15 +699,20 @@ class Case:
         met = [fault for fault in self.faults if getattr(fault.before.get(number), "state", "") not in ended]
         return (own or met or self.faults)[-1]
 
-    def _find_left_files(self) -> None:
-        left = [
+    def _look_at_files(self, after: Mapping[int, Trial]) -> None:
+        """Of the best trials the models are there, and of no trial anything else."""
+        complete = [(-(trial.value or 0.0), number) for number, trial in after.items() if trial.state == "COMPLETE"]
+        kept = {f"{ROUND}/trial-{number}/final.ckpt" for _, number in sorted(complete)[:KEPT]}
+        found = {
             str(file.relative_to(self.checkpoints))
             for pattern in ("*.ckpt", "*.writing", "*.part")
             for file in self.checkpoints.rglob(pattern)
-        ]
-        if left:
-            self.problems.append(f"files were left behind: {left}")
-            self.faults[-1].left += left
+        }
+        # A disk that was full when a training ended has no model of it.
+        missing = kept - found if self.scene != "disk" else set()
+        if wrong := sorted(found - kept | missing):
+            self.problems.append(f"files left behind: {sorted(found - kept)}; missing: {sorted(missing)}")
+            self.faults[-1].files += wrong
 
     def _read_marks(self, troubles: Mapping[int, str]) -> list[Step]:
         """The steps; and the faults of the module, which it has written down itself."""
@@ -860,7 +875,7 @@ class Bench:
 
 
 HEADER = (
-    "kind", "faults", "recovered", "lost complete trials", "stuck trials", "orphans", "files left", "values differ",
+    "kind", "faults", "recovered", "lost complete trials", "stuck trials", "orphans", "files left or missing", "values differ",
     "ended by itself", "work repeated, s: median, max", "time to recover, s: median, max",
 )  # fmt: skip
 
@@ -871,7 +886,7 @@ def row(what: str, faults: Sequence[Fault]) -> list[str]:
         sum(fault.recovered for fault in faults),
         *(
             sum(len(getattr(fault, name)) for fault in faults)
-            for name in ("lost", "stuck", "orphans", "left", "differ")
+            for name in ("lost", "stuck", "orphans", "files", "differ")
         ),
         sum(fault.exits for fault in faults),
     ]

@@ -21,7 +21,8 @@ STUDY = {"study": Key("what is tuned: conf/study/NAME.yaml, there or in --config
 DATABASE = {"store.url": Key("the study database", "sqlite:///runs/tuner.db")}
 STORE = {**DATABASE, "store.folder": Key("checkpoints, logs and figures", "runs")}
 WORKERS = {
-    "launcher.workers": Key("worker processes", "one per GPU, else one per CPU core, at most 8"),
+    "launcher.workers": Key("groups of worker processes", "as many as the devices hold, on CPU cores at most 8"),
+    "launcher.devices_per_trial": Key("devices that train one model together, or all", "1"),
     "launcher.max_retries": Key("times that what was lost with its worker is tried again", "2"),
 }
 LENGTH = {"trainer.max_epochs": Key("epochs of a full training", "the study's own")}

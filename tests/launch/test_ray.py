@@ -8,24 +8,27 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from faulty import Line
 from rounds import start
 
 from tuner.cli import main
 from tuner.commands.workers import launcher_of
+from tuner.config.compose import shipped_folder
 from tuner.config.load import load
 from tuner.errors import ConfigError, RoundFailed
 from tuner.launch import ray as launched
 from tuner.launch.devices import Seat, cores
 from tuner.launch.groups import Groups, NodeLost
 from tuner.launch.local import local_groups
-from tuner.launch.protocol import Ended, Lost, Measured
+from tuner.launch.protocol import Checkpointed, Ended, Lost, Measured
 from tuner.launch.ray import Demand, ray_groups
 from tuner.training.task import Outcome, Task
 
@@ -201,6 +204,12 @@ def test_a_mistake_in_the_configuration_is_told(words, told):
         load(["study=digits", "launcher=ray", *words])
 
 
+def test_what_holds_of_local_workers_can_be_said_of_those_on_ray():
+    conf = shipped_folder() / "launcher"
+    local, ray = (yaml.safe_load((conf / f"{name}.yaml").read_text()) for name in ("local", "ray"))
+    assert local.items() <= ray.items()
+
+
 def test_a_share_of_a_device_is_for_one_rank(workdir):
     settings = load(["study=digits", "launcher=ray", "launcher.trials_per_device=2", "launcher.devices_per_trial=2"])
     with pytest.raises(ConfigError, match="trials_per_device: is 1"):
@@ -228,6 +237,17 @@ def test_an_instance_of_its_own_has_what_this_machine_has(workdir):
     demand = launcher_of(settings, settings.study, workdir)._transport._demand
     assert (demand.groups, demand.devices, demand.sharing) == (3, 1, 1)
     assert demand.here == {"num_cpus": max(len(cores()), 3), "num_gpus": 0}
+
+
+def test_what_the_page_on_clusters_shows_is_well_formed(monkeypatch):
+    page = (Path(__file__).parent.parent.parent / "docs/clusters.md").read_text()
+    (script,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    (job,) = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    monkeypatch.setenv("TUNER_DATABASE_URL", "postgresql://me:secret@db.example/tuner")
+    words = job["spec"]["entrypoint"].split()
+    assert words[:3] == ["python", "-m", "tuner"]
+    assert load(words[3:]).launcher.ray.address == "auto"
 
 
 def test_the_interface_of_an_address_is_found():
@@ -338,19 +358,23 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere(cluster, tmp_path):
     with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
         wait_idle(launcher)
         (worker,) = pids(launcher)
-        launcher.train(0, task(tmp_path, module={"pause_s": 0.05}, trainer={"max_epochs": 1000}))
-        until(launcher, Measured)
+        long = {"module": {"pause_s": 0.05}, "trainer": {"max_epochs": 1000, "checkpoint_every_s": 0.5}}
+        launcher.train(0, task(tmp_path, **long))
+        events = until(launcher, Checkpointed, 2)
         cluster.remove_node(first, allow_graceful=False)
-        (lost,) = [event for _, event in until(launcher, Lost) if isinstance(event, Lost)]
+        events += until(launcher, Lost)
+        (lost,) = [event for _, event in events if isinstance(event, Lost)]
         assert "node" in lost.reason
+        saved = [event.saved for _, event in events if isinstance(event, Checkpointed)][-1]
         assert is_gone(worker)
         for _ in range(20):  # it waits for a node, and nobody gives up
             launcher.events(0.2)
         assert launcher.idle() == []
         cluster.add_node(num_cpus=1)
         wait_idle(launcher)
-        launcher.train(0, task(tmp_path, trial=1))
-        assert until(launcher, Ended)[-1][1].result.outcome is Outcome.COMPLETE
+        launcher.train(0, task(tmp_path, **long, checkpoint=saved.file))
+        further, *_ = [event.measurement for _, event in until(launcher, Measured) if isinstance(event, Measured)]
+        assert saved.step < further.step <= saved.step + 4, "the epoch in which it was saved, or the next one"
 
 
 @pytest.mark.slow

@@ -251,6 +251,14 @@ def test_an_interruption_ends_it_with_the_steps_so_far(tmp_path):
     assert len(result.findings["losses"]) == 6
 
 
+def test_a_controller_that_is_gone_is_not_taken_for_a_fault_of_the_module(tmp_path):
+    def interrupted():
+        raise EOFError("the pipe is closed")
+
+    with pytest.raises(EOFError, match="the pipe is closed"):
+        sweep(tmp_path, target("Linear"), interrupted=interrupted)
+
+
 def test_a_module_that_raises_is_a_crash_with_the_steps_so_far(tmp_path):
     result = sweep(tmp_path, target("Linear", mode="crash"))
     assert (result.outcome, result.reason) == (Outcome.CRASHED, "ValueError: what a pity")

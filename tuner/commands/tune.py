@@ -188,7 +188,7 @@ class _Session:
                 ledger=ledger,
                 history=history,
                 plan=plan,
-                launcher=launcher_of(settings, study, root),
+                launcher=launcher_of(settings, study, root, note=progress.note),
                 checkpoints=checkpoints,
                 stage_of=self.stage_name,
                 barrier=self._barrier,

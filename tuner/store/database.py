@@ -133,8 +133,7 @@ class Database:
     def _opening(self) -> Iterator[None]:
         """What can go wrong on the way to an open database, in one sentence."""
         try:
-            with self.explained():
-                yield
+            yield
         except NoSuchModuleError:
             raise StoreError(
                 f"store.url={self}: there is no driver for {self.url.drivername}. Write sqlite:///FILE or postgresql://…."
@@ -147,7 +146,7 @@ class Database:
             raise StoreError(
                 f"store.url={self}: another process has been making the schema for {BUSY_S} s. End it, or try again."
             ) from None
-        except OSError as error:
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
             raise StoreError(self._sentence(error)) from None
 
     def _optuna(self, *, create: bool) -> Storage:

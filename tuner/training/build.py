@@ -18,7 +18,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import hydra.utils
@@ -63,7 +63,7 @@ class Parts:
     fit: dict[str, Any]
     trainer: dict[str, Any]
     callbacks: list[pl.Callback]
-    seated: pl.Callback
+    seated: pl.Callback = field(default_factory=Seated)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def build(task: Task) -> Parts:
     logger = _logger(settings.pop("logger", None), task)
     own = {"default_root_dir": task.folder, "profiler": NoProfiler()}
     trainer = trainer_arguments({**_DEFAULTS, **own, **instantiate(settings)})
-    return Parts(module, fit, {**trainer, "logger": logger}, callbacks, Seated())
+    return Parts(module, fit, {**trainer, "logger": logger}, callbacks)
 
 
 def instantiate(node: Any, **overrides: Any) -> Any:

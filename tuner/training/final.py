@@ -20,7 +20,6 @@ import functools
 import inspect
 import itertools
 import math
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -38,9 +37,9 @@ from tuner.errors import TunerError
 from tuner.training.build import Parts, build, own_settings
 from tuner.training.callbacks import Interrupted, Report, Watch
 from tuner.training.divergence import LossWatch
+from tuner.training.frame import timed, trainer_of
 from tuner.training.model_file import save_model
 from tuner.training.pause import Pause
-from tuner.training.process import free_memory, settings_kept, without_noise
 from tuner.training.progress import epochs_trained, latest
 from tuner.training.task import Measurement, Outcome, Result, Task
 
@@ -73,11 +72,7 @@ def train_final(task: Task, report: Report, interrupted: Interrupted) -> Result:
             what cannot be read back safely.
         Exception: what the user's code raised in training.
     """
-    started_s = time.monotonic()
-    with without_noise(), settings_kept():
-        result = _run(task, report, interrupted)
-        free_memory(urgent=False)
-    return replace(result, seconds=time.monotonic() - started_s)
+    return timed(lambda: _run(task, report, interrupted))
 
 
 def _run(task: Task, report: Report, interrupted: Interrupted) -> Result:
@@ -92,7 +87,7 @@ def _run(task: Task, report: Report, interrupted: Interrupted) -> Result:
     if both:
         _join(parts, told=told is not task)
         parts.trainer["limit_val_batches"] = 0
-    trainer = _trainer(parts, [parts.seated, *parts.callbacks, watch])
+    trainer = trainer_of(parts.trainer, callbacks=[parts.seated, *parts.callbacks, watch], enable_checkpointing=True)
     try:
         trainer.fit(parts.module, **parts.fit)
     except (MisconfigurationException, RuntimeError):
@@ -111,13 +106,6 @@ def _run(task: Task, report: Report, interrupted: Interrupted) -> Result:
         return result
     findings = _save(trainer, Path(task.options["file"]), weights_only=own.weights_only)
     return _tested(trainer, parts, replace(result, findings=findings))
-
-
-def _trainer(parts: Parts, callbacks: list[pl.Callback]) -> pl.Trainer:
-    try:
-        return pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise TunerError(f"Lightning's Trainer refuses what is under trainer: {error}") from None
 
 
 # -- data -------------------------------------------------------------------------------------------------------

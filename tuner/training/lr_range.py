@@ -9,27 +9,23 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import time
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from tuner.errors import TunerError
 from tuner.training.build import Parts, build
 from tuner.training.callbacks import Interrupted, Report
-from tuner.training.process import free_memory, settings_kept, without_noise
+from tuner.training.frame import end_loader_workers, failure_of, timed, trainer_of
 from tuner.training.progress import Left
 from tuner.training.random_state import capture, restore
-from tuner.training.run import cause, end_loader_workers, is_out_of_memory, never
-from tuner.training.task import Outcome, Result, Task
+from tuner.training.run import never
+from tuner.training.task import Answer, Outcome, Result, Task
 
 #: The loss has exploded when its running mean is above its best by this many times the size of the best, or the whole fall.
 #: For a positive loss that has not fallen much this is fastai's rule, 4 times the best.
@@ -73,11 +69,12 @@ def lr_range(task: Task, report: Report, interrupted: Interrupted = never) -> Re
         KeyboardInterrupt, SIGTERMException: the process is asked to end.
     """
     del report  # there is no validation
-    started_s = time.monotonic()
-    with without_noise(), settings_kept(), _random_state_kept():
-        result = _Test(task, interrupted).run()
-        free_memory(urgent=result.outcome is Outcome.OUT_OF_MEMORY)
-    return replace(result, seconds=time.monotonic() - started_s)
+    return timed(lambda: _swept(task, interrupted))
+
+
+def _swept(task: Task, interrupted: Interrupted) -> Result:
+    with _random_state_kept():
+        return _Test(task, interrupted).run()
 
 
 @contextlib.contextmanager
@@ -102,16 +99,12 @@ class _Test:
 
     def run(self) -> Result:
         try:
-            self._fit()
-        except (TunerError, KeyboardInterrupt, SIGTERMException):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
-            if self._sweep.keyboard:
-                raise KeyboardInterrupt from None  # Lightning has made a SystemExit of it
-            return self._failed(error)
+            failure = failure_of(self._fit, self._sweep)
         finally:
             if self._trainer is not None:
                 end_loader_workers(self._trainer)
+        if failure:
+            return self._result(**failure.details())
         if not self._sweep.losses and self._sweep.outcome is Outcome.COMPLETE:
             raise TunerError(
                 "The range test has no loss of any step: the training data have no batch, or are limited to 0."
@@ -134,18 +127,8 @@ class _Test:
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
         }
-        try:
-            self._trainer = pl.Trainer(**{**parts.trainer, **test})
-        except (MisconfigurationException, TypeError, ValueError) as error:
-            raise TunerError(f"Lightning's Trainer refuses what is under trainer: {error}") from None
+        self._trainer = trainer_of({**parts.trainer, **test})
         self._trainer.fit(parts.module, **parts.fit)
-
-    def _failed(self, error: BaseException) -> Result:
-        text = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)  # their locals hold the model and the batch
-        if is_out_of_memory(error):
-            return self._result(Outcome.OUT_OF_MEMORY, reason=cause(error))
-        return self._result(Outcome.CRASHED, reason=cause(error), traceback=text)
 
     def _result(self, outcome: Outcome, **details: Any) -> Result:
         sweep = self._sweep
@@ -193,6 +176,7 @@ class Sweep(pl.Callback):
         self.steps_done = 0
         self.outcome = Outcome.COMPLETE
         self.keyboard = False
+        self.foreign: BaseException | None = None
         self._low, self._high, self._steps = low, high, steps
         self._interrupted = interrupted
         self._explosion = _Explosion()
@@ -225,9 +209,16 @@ class Sweep(pl.Callback):
             self._accumulated.append(loss.item())
         if trainer.global_step > self.steps_done:
             self._record(trainer)
-        if self._interrupted():
+        if self._is_interrupted():
             self.outcome = Outcome.STOPPED
             raise Left
+
+    def _is_interrupted(self) -> bool:
+        try:
+            return self._interrupted() not in (None, False, Answer.GO_ON)
+        except BaseException as error:
+            self.foreign = error
+            raise
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self.keyboard = isinstance(exception, KeyboardInterrupt)

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import time
-import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from hydra.errors import InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tuner.errors import TunerError
 from tuner.training.build import build, own_settings
 from tuner.training.callbacks import Interrupted, Report, Save, Watch
 from tuner.training.divergence import LossWatch
+from tuner.training.frame import end_loader_workers, failure_of, timed, trainer_of
 from tuner.training.model_file import save_model
 from tuner.training.pause import Pause
-from tuner.training.process import free_memory, settings_kept, without_noise
 from tuner.training.progress import epochs_trained
 from tuner.training.task import Outcome, Result, Task
 
 #: The model of a complete training, in its trial's folder.
 MODEL = "complete.ckpt"
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can'?t allocate memory|cannot allocate memory|unable to allocate|_STATUS_ALLOC_FAILED",
-    re.IGNORECASE,
-)
 
 
 def never() -> bool:
@@ -62,11 +49,7 @@ def train(task: Task, report: Report, interrupted: Interrupted = never, saved: S
         KeyboardInterrupt, SIGTERMException: the process is asked to end.
         Exception: whatever `report`, `interrupted` or `saved` raised.
     """
-    started_s = time.monotonic()
-    with without_noise(), settings_kept():
-        result = _Attempt(task, report, interrupted, saved).run()
-        free_memory(urgent=result.outcome is Outcome.OUT_OF_MEMORY)
-    return replace(result, seconds=time.monotonic() - started_s)
+    return timed(lambda: _Attempt(task, report, interrupted, saved).run())
 
 
 class _Attempt:
@@ -83,17 +66,8 @@ class _Attempt:
 
     def run(self) -> Result:
         try:
-            self._fit()
-        except (TunerError, KeyboardInterrupt, SIGTERMException):
-            raise
-        except BaseException as error:
-            if self._watch.keyboard:
-                raise KeyboardInterrupt from None  # Lightning has made a SystemExit of it
-            if error is self._watch.foreign:
-                raise
-            return self._failed(error)
-        else:
-            return self._ended()
+            failure = failure_of(self._fit, self._watch)
+            return self._result(**failure.details()) if failure else self._ended()
         finally:
             self._clear_away()
 
@@ -101,11 +75,7 @@ class _Attempt:
         pl.seed_everything(self._task.seed, workers=True, verbose=False)
         parts = build(self._task)
         callbacks = [self._pause, parts.seated, *parts.callbacks, self._watch]
-        try:
-            self._trainer = pl.Trainer(**parts.trainer, callbacks=callbacks, enable_checkpointing=True)
-        except (MisconfigurationException, TypeError, ValueError) as error:
-            text = f"Lightning's Trainer refuses what is under trainer: {error}"
-            raise TunerError(text) from None
+        self._trainer = trainer_of(parts.trainer, callbacks=callbacks, enable_checkpointing=True)
         checkpoint = self._task.checkpoint
         self._trainer.fit(parts.module, **parts.fit, ckpt_path=checkpoint, weights_only=self._own.weights_only)
 
@@ -130,14 +100,6 @@ class _Attempt:
             return None
         return str(file)
 
-    def _failed(self, error: BaseException) -> Result:
-        reason = cause(error)
-        text = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)  # their locals hold the model and the batch
-        if is_out_of_memory(error):
-            return self._result(Outcome.OUT_OF_MEMORY, reason=reason)
-        return self._result(Outcome.CRASHED, reason=reason, traceback=text)
-
     def _result(self, outcome: Outcome, **details: Any) -> Result:
         trainer = self._trainer
         epoch, step = (epochs_trained(trainer), trainer.global_step) if trainer else (0.0, 0)
@@ -147,35 +109,3 @@ class _Attempt:
         trainer, self._trainer = self._trainer, None
         if trainer is not None:
             end_loader_workers(trainer)
-
-
-def end_loader_workers(trainer: pl.Trainer) -> None:
-    """Those that are left when a training ends within an epoch or a validation."""
-    fit = trainer.fit_loop
-    for loop in (fit, fit.epoch_loop.val_loop):
-        # A loader that failed while it was being made cannot be taken down either; how it failed is told already.
-        with contextlib.suppress(Exception):
-            if loop._data_fetcher is not None:  # noqa: SLF001
-                loop._data_fetcher.teardown()  # noqa: SLF001
-        with contextlib.suppress(Exception):
-            if loop._combined_loader is not None:  # noqa: SLF001
-                loop._combined_loader.reset()  # noqa: SLF001
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the error, or one that it was raised from, says that memory ran out."""
-    if error is None:
-        return False
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
-        return True
-    return is_out_of_memory(error.__cause__)
-
-
-def cause(error: BaseException) -> str:
-    """The error in one line; where Hydra wrapped it, the one that the user's class raised."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return cause(error.__cause__)
-    message = str(error).strip()
-    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
