@@ -29,6 +29,8 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/controller.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/first_run.py
+	$(BIN)/python benchmarks/leaks.py
+	$(BIN)/python benchmarks/faults.py
 
 # The newest versions that pass: install them, run the tests, and commit the file.
 update: $(VENV)/dev.stamp

@@ -6,7 +6,7 @@ configurations, curves and values, nothing that was complete is lost, no trial i
 checkpoint is left behind. Beside that stands what the faults cost: training that was done twice, and the time to get on.
 
 The study's own module writes down each step that it trains, and sleeps a little in each, so that faults meet trainings
-and not imports. The lease is some seconds long instead of a minute.
+and not imports. The lease is some seconds long instead of a minute. Processes are found in /proc, so this runs on Linux.
 """
 
 from __future__ import annotations
@@ -451,8 +451,12 @@ class Case:
         problems: sentences for whoever repeats them.
     """
 
-    def __init__(self, folder: Path, scene: str, url: str, rng: random.Random, lock_s: float) -> None:
-        self.folder, self.scene, self.url, self.rng, self.lock_s = folder, scene, url, rng, lock_s
+    def __init__(
+        self, folder: Path, scene: str, url: str, rng: random.Random, *, lock_s: float, server: Any = None
+    ) -> None:
+        """`server` is that of `url`, if it is on one."""
+        self.folder, self.scene, self.url, self.rng = folder, scene, url, rng
+        self.lock_s, self.server = lock_s, server
         self.checkpoints = folder / "disk"
         self.store = Store(url)
         self.timeline = Timeline(self.store)
@@ -630,7 +634,6 @@ class Case:
         is_told = "has lost its lease" in said or "is being run by" in said
         if code != 2 or not is_told or "Traceback" in said:
             self.problems.append(f"{first.mark} was taken over and ended with exit code {code}: {said[-400:]}")
-            self.faults[-1].differ.append(-1)
 
     def lock_file(self) -> None:
         connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=60, isolation_level=None)
@@ -651,9 +654,11 @@ class Case:
         file.unlink()
 
     def restart_server(self) -> None:
-        SERVER[0].stop(self.rng.choice(["fast", "immediate"]))
+        """In order or by a crash, and away for some seconds."""
+        assert self.server is not None
+        self.server.stop(self.rng.choice(["fast", "immediate"]))
         time.sleep(self.rng.uniform(0.0, 4.0))
-        SERVER[0].start()
+        self.server.start()
 
     # -- what it has come to ----------------------------------------------------------------------------------------
 
@@ -741,33 +746,38 @@ FAULTS: Mapping[str, Callable[[Case], None]] = {
     "disk-full": Case.fill_disk,
     "server-restart": Case.restart_server,
 }
-#: The PostgreSQL server, where there is one.
-SERVER: list[Any] = []
 
 
 # -- all rounds -----------------------------------------------------------------------------------------------------
 
 
-def unavailable() -> dict[str, str]:
-    """Scenes that cannot be had here, and why."""
-    found = {}
-    if len(os.sched_getaffinity(0)) < 2:
-        found["group"] = "a group of two ranks needs two cores"
+def unavailable(scenes: Collection[str]) -> dict[str, str]:
+    """Those of the scenes that cannot be had here, and why."""
+    checks = {"group": _no_second_core, "disk": _no_small_disk, "server": _no_server}
+    found = {scene: check() for scene, check in checks.items() if scene in scenes}
+    return {scene: why for scene, why in found.items() if why}
+
+
+def _no_second_core() -> str:
+    return "" if len(os.sched_getaffinity(0)) >= 2 else "a group of two ranks needs two cores"
+
+
+def _no_small_disk() -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with small_disk(Path(folder)):
-                pass
+                return ""
         except (OSError, subprocess.CalledProcessError):
-            found["disk"] = "no small disk can be mounted (that takes root)"
+            return "no small disk can be mounted, which takes root"
+
+
+def _no_server() -> str:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     try:
         from postgres import programs  # noqa: PLC0415 - of the tests
     except ImportError as error:
-        found["server"] = f"no PostgreSQL: {error}"
-    else:
-        if programs() is None:
-            found["server"] = "PostgreSQL's server programs are not installed"
-    return found
+        return f"no PostgreSQL: {error}"
+    return "" if programs() else "PostgreSQL's server programs are not installed"
 
 
 @contextlib.contextmanager
@@ -782,23 +792,23 @@ def small_disk(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Callable[[], contextlib.AbstractContextManager[str]]]:
-    """What gives the URL of an empty database on a server of ours."""
+def started_server() -> Iterator[Any]:
+    """A PostgreSQL server of our own."""
     from postgres import Server  # noqa: PLC0415 - of the tests
 
-    SERVER[:] = [Server()]
+    server = Server()
     try:
-        SERVER[0].start()
-        yield SERVER[0].database
+        server.start()
+        yield server
     finally:
-        SERVER[0].remove()
+        server.remove()
 
 
 class Bench:
     """Faults in random order, dealt to rounds, until they have all happened or the time is up."""
 
-    def __init__(self, root: Path, seed: int, lock_s: float) -> None:
-        self.root, self.lock_s = root, lock_s
+    def __init__(self, root: Path, seed: int, lock_s: float, server: Any) -> None:
+        self.root, self.lock_s, self.server = root, lock_s, server
         self.rng = random.Random(seed)
         self.faults: list[Fault] = []
         self.failed: list[Case] = []
@@ -838,7 +848,7 @@ class Bench:
             (folder / "disk").mkdir()
             if scene == "disk":
                 stack.enter_context(small_disk(folder / "disk"))
-            url = stack.enter_context(SERVER[0].database()) if scene == "server" else None
+            url = stack.enter_context(self.server.database()) if scene == "server" else None
             case = self._new(folder, scene, url)
             note(f"{folder.name}: {', '.join(kinds)}")
             began = time.monotonic()
@@ -852,7 +862,8 @@ class Bench:
         return happened
 
     def _new(self, folder: Path, scene: str, url: str | None = None) -> Case:
-        return Case(folder, scene, url or f"sqlite:///{folder / 'tuner.db'}", self.rng, self.lock_s)
+        url = url or f"sqlite:///{folder / 'tuner.db'}"
+        return Case(folder, scene, url, self.rng, lock_s=self.lock_s, server=self.server)
 
     def _keep(self, case: Case) -> None:
         """All that a failed round has left, in its folder."""
@@ -909,13 +920,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends what was started, too
     kinds = asked.kinds or list(QUICK if asked.quick else KINDS)
     count = asked.faults or (len(QUICK) if asked.quick else 100)
-    missing = {kind: why for scene, why in unavailable().items() for kind in kinds if KINDS[kind] == scene}
+    reasons = unavailable({KINDS[kind] for kind in kinds})
+    missing = {kind: reasons[KINDS[kind]] for kind in kinds if KINDS[kind] in reasons}
     there = [kind for kind in kinds if kind not in missing]
     root = Path(tempfile.mkdtemp(prefix="tuner-faults-"))
-    bench = Bench(root, asked.seed, asked.lock_seconds)
     with contextlib.ExitStack() as stack:
-        if "server-restart" in there:
-            stack.enter_context(server())
+        server = stack.enter_context(started_server()) if "server-restart" in there else None
+        bench = Bench(root, asked.seed, asked.lock_seconds, server)
         waiting = bench.run(there, count, 60 * asked.minutes) if there else count
     rows = [row(ABOUT[kind], [one for one in bench.faults if one.kind == kind]) for kind in there]
     rows += [[ABOUT[kind], "0", f"skipped: {why}", *[""] * (len(HEADER) - 3)] for kind, why in missing.items()]
@@ -925,7 +936,7 @@ def main() -> int:
     if waiting:
         print(f"{bullet}no time for {waiting} of {count} faults")
     for case in bench.failed:
-        print(f"{bullet}FAILED: see {case.folder}/problems.txt")
+        print(f"{bullet}FAILED, {len(case.problems)} problems: see {case.folder}/problems.txt")
     if not bench.failed:
         shutil.rmtree(root)
     return int(bool(bench.failed) or not bench.faults)

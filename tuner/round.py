@@ -353,6 +353,9 @@ class Round:
         facts = {"epochs": epochs, "seconds": round(self._running.seconds(job), 3)}
         if result.outcome is Outcome.PAUSED and job.pausing:
             self._trials.paused(number, Path(str(result.checkpoint)), validations=job.validations, **facts)
+        elif result.outcome is Outcome.STOPPED and job.pausing and job.stopping is None:
+            self._watcher.note(f"trial {number}: {result.reason}")
+            self._trials.paused(number, None, validations=job.validations, **facts)
         elif result.outcome is Outcome.PAUSED:  # it was halted, or its machine is wanted for something else
             self._saved(job, Saved(str(result.checkpoint), result.step, result.epoch))
             self._trials.interrupted(number)

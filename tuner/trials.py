@@ -80,11 +80,15 @@ class Trials:
         readings = [[r.epoch, self._cost(r.value), r.order] for r in self.history[number].readings]
         self.ledger.note(number, readings=readings)
 
-    def paused(self, number: int, written: Path, *, validations: int, **facts: Any) -> None:
-        """A trial waits where it was read last, with the checkpoint that its worker has written."""
+    def paused(self, number: int, written: Path | None, *, validations: int, **facts: Any) -> None:
+        """A trial waits where it was read last, with the checkpoint that its worker has written.
+
+        Without one, because the disk was full, it would go on from an earlier one or start anew.
+        """
         epoch = self.history[number].last_epoch
         self.ledger.note(number, **facts, paused_at=epoch)
-        self._keep(number, written, f"epoch-{epoch}.ckpt", epoch, validations, facts["seconds"])
+        if written is not None:
+            self._keep(number, written, f"epoch-{epoch}.ckpt", epoch, validations, facts["seconds"])
         self.history.paused(number)
         self._forget_the_worst(epoch)
         self._has_left(number, State.PAUSED)

@@ -63,7 +63,7 @@ def a_round(folder, faults):
                     user_attrs={"outcome": "complete", "hyperparameters": {"lr": 0.1}},
                 )
             )
-    case = faults.Case(folder, "one", url, random.Random(0), 0.0)
+    case = faults.Case(folder, "one", url, random.Random(0), lock_s=0.0)
     for best in (2, 3):
         (case.checkpoints / "digits-1" / f"trial-{best}").mkdir(parents=True)
         (case.checkpoints / "digits-1" / f"trial-{best}" / "final.ckpt").touch()

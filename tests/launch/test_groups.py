@@ -164,3 +164,23 @@ def test_a_training_that_gets_on_is_not_silent_however_long_its_epoch(tmp_path):
         wait_idle(single)
         single.train(0, task(tmp_path, data={"batch_size": 1}, module={"pause_s": 0.16}, trainer={"max_epochs": 1}))
         assert until(single, Ended, Lost)[-1].result.outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_fails_because_another_one_was_killed_is_not_taken_for_a_crash_of_the_module(
+    pair, tmp_path, monkeypatch, victim
+):
+    """The survivor's collective operation raises, and may say so before the death of the other is heard."""
+    pair.train(0, task(tmp_path, module={"pause_s": 0.05}, trainer={"max_epochs": 100}))
+    until(pair, Measured)
+    ranks = pair._groups[0].ranks
+    take = type(ranks[victim]).take
+    late = time.monotonic() + 1.0
+
+    def heard_late(rank):
+        return ([], None) if rank is ranks[victim] and time.monotonic() < late else take(rank)
+
+    monkeypatch.setattr(type(ranks[victim]), "take", heard_late)
+    os.kill(pids(pair)[victim], signal.SIGKILL)
+    events = until(pair, Lost, Ended)
+    assert isinstance(events[-1], Lost)

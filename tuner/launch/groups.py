@@ -41,6 +41,8 @@ from tuner.training.task import Answer, Outcome, Task
 LEAVE_S = 5.0
 #: Groups that end one after the other before they are ready: nothing will ever train here.
 MOST_STILLBORN = 3
+#: Seconds in which the death of a rank is heard that another one's failure comes from.
+BLAME_S = 2.0
 #: How a trial ends on every rank alike; after anything else the ranks of a group are no longer in step.
 IN_STEP = frozenset({Outcome.COMPLETE, Outcome.PAUSED, Outcome.STOPPED, Outcome.DIVERGED, Outcome.NO_OBJECTIVE})
 
@@ -100,6 +102,8 @@ class _Group:
         self.ends: dict[int, Ended | Refused] = {}
         self.trial: int | None = None
         self.leaving = False
+        self.failed: Ended | Refused | None = None
+        self.failed_at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -114,7 +118,7 @@ class _Group:
             rank.say(message)
 
     def train(self, task: Task, now: float) -> None:
-        self.trial, self.ends = task.trial, {}
+        self.trial, self.ends, self.failed = task.trial, {}, None
         self.heard = [now] * len(self.ranks)
         self.say(Train(task))
 
@@ -209,9 +213,11 @@ class Groups:
             if gone is not None:
                 blameless = isinstance(gone, NodeLost)
                 return [*events, *self._lost(index, group, _how(group, number, gone), blameless=blameless)]
-        if group.ends and not self._ended_in_step(group):
-            # The others wait for a rank that has failed alone.
-            self._restart(index, group)
+        if group.failed is not None:
+            # One that was cut off from a rank that died fails as well; that the other has died is heard a little later.
+            if now - group.failed_at >= BLAME_S or len(group.ends) == len(group.ranks):
+                self._restart(index, group)  # the others wait for a rank that has failed alone
+                events.append(group.failed)
         elif (silent := self._silent(group, now)) is not None:
             return [
                 *events,
@@ -240,16 +246,14 @@ class Groups:
         if group.trial is None:
             return []  # a rank that failed later than the one that was reported
         group.ends[number] = message
-        if not _in_step(message):
-            group.trial = None
-            return [message]
+        if len(group.ranks) > 1 and not _in_step(message):
+            if group.failed is None:
+                group.failed, group.failed_at = message, self._clock()
+            return []
         if len(group.ends) < len(group.ranks):
             return []
         group.trial = None
         return [group.ends[0]]
-
-    def _ended_in_step(self, group: _Group) -> bool:
-        return len(group.ranks) == 1 or all(map(_in_step, group.ends.values()))
 
     def _silent(self, group: _Group, now: float) -> int | None:
         if self._silent_after_s is None or group.trial is None:

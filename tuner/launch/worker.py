@@ -8,6 +8,8 @@ the pipe's end ends this process at once, so that nothing trains for nobody.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import multiprocessing
 import os
 import queue
@@ -19,6 +21,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -42,6 +45,9 @@ from tuner.training import ranks
 from tuner.training.jobs import run
 from tuner.training.process import quiet, settle
 from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on
 
 #: A worker that a user's thread keeps alive is not waited for when its controller has gone.
 ORPHAN_EXIT = 70
@@ -177,3 +183,19 @@ def _redirect(log: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.BufferedWriter(_Lossy(number, "w", closefd=False)), errors="replace", line_buffering=True)
+        for number in (1, 2)
+    )
+
+
+class _Lossy(io.FileIO):
+    """A log on a full disk loses lines; a `print` of the user's code must not fail for that."""
+
+    def write(self, data: Buffer) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return memoryview(data).nbytes

@@ -234,7 +234,11 @@ class Pause(pl.Callback):
         assert trainer is not None
         place = {"within_epoch": False, "batch_ended": True}
         if self._at_rung:
-            self._write(trainer, self.file, place)
+            try:
+                self._write(trainer, self.file, place)
+            except OSError as error:  # on one rank alone, if there are several
+                self.failed = f"the checkpoint could not be written: {error}"
+                raise Left from None
             self._leave(self.file)
         if not trainer.fit_loop.done:
             self._write_or_leave(trainer, place)
