@@ -25,6 +25,7 @@ from tuner.config.compose import shipped_folder
 from tuner.config.load import load
 from tuner.errors import ConfigError, RoundFailed
 from tuner.launch import ray as launched
+from tuner.launch import ray_cluster, ray_host
 from tuner.launch.devices import Seat, cores
 from tuner.launch.groups import Groups, NodeLost
 from tuner.launch.local import local_groups
@@ -40,7 +41,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
 @pytest.fixture
 def cluster():
     """Nodes of one CPU each, and a head that has none; a test adds and removes nodes."""
-    ray = launched._load(own=True)
+    ray = ray_cluster.load(own=True)
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="tuner-cluster-", dir="/tmp")  # a longer path is too long for Ray's sockets
@@ -251,8 +252,8 @@ def test_what_the_page_on_clusters_shows_is_well_formed(monkeypatch):
 
 
 def test_the_interface_of_an_address_is_found():
-    assert launched.interface_of("127.0.0.1") == "lo"
-    assert launched.interface_of("192.0.2.250") is None
+    assert ray_host.interface_of("127.0.0.1") == "lo"
+    assert ray_host.interface_of("192.0.2.250") is None
 
 
 class Unlucky:

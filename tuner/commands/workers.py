@@ -10,7 +10,7 @@ from tuner.commands import report
 from tuner.config import Settings, StudySettings
 from tuner.config.settings import RaySettings
 from tuner.errors import ConfigError, Problem
-from tuner.launch import ray
+from tuner.launch import ray, ray_cluster
 from tuner.launch.devices import Seat, cores, gpus, seats
 from tuner.launch.groups import Groups
 from tuner.launch.local import local_groups
@@ -53,7 +53,7 @@ def seats_of(settings: Settings, study: StudySettings) -> list[list[Seat]]:
     """
     launcher = settings.launcher
     if launcher.ray is not None:
-        ray.check(launcher.ray.address)
+        ray_cluster.check(launcher.ray.address)
         if launcher.ray.address is not None:
             _refuse_sharing(settings)
             return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,8 @@ from tuner.config.settings import (
     TrainSettings,
 )
 from tuner.config.space import read_space
-from tuner.errors import ConfigError, Problem, did_you_mean
+from tuner.config.values import Values
+from tuner.errors import ConfigError, did_you_mean
 
 DRAWS = ("coarse_to_fine", "tiered", "random", "quasi_random")
 LAST_PORT = 65535
@@ -75,14 +75,12 @@ def load(overrides: Sequence[str], *, config_dir: str | None = None, needs_study
     return settings
 
 
-class _Reader:
-    """Reads one composed configuration and collects what is wrong with it."""
+class _Reader(Values):
+    """Reads the sections of one composed configuration."""
 
     def __init__(self, plain: dict[str, Any], config: DictConfig) -> None:
-        self.plain, self.config, self.problems = plain, config, list[Problem]()
-
-    def wrong(self, key: str, rule: str, value: Any, remedy: str) -> None:
-        self.problems.append(Problem(key, rule, value, remedy))
+        super().__init__(plain)
+        self.config = config
 
     def settings(self, *, needs_study: bool, known_studies: list[str]) -> Settings:
         self.check_keys()
@@ -282,12 +280,6 @@ class _Reader:
 
     # -- values -------------------------------------------------------------------------------------------------
 
-    def at(self, key: str) -> Any:
-        node: Any = self.plain
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return node
-
     def check_target(self, key: str, *, required: bool) -> None:
         node = self.at(key)
         if node is None and not required:
@@ -381,13 +373,6 @@ class _Reader:
             self.wrong("launcher.address", rule, address, "Write for example launcher.address=head.example:6379.")
         return address
 
-    def text(self, key: str) -> str:
-        value = self.at(key)
-        if not isinstance(value, str) or not value:
-            self.wrong(key, "is a text", value, f"Write {key}=TEXT.")
-            return ""
-        return value
-
     def port(self) -> int:
         port = self.whole("dashboard.port")
         if port > LAST_PORT:
@@ -398,50 +383,6 @@ class _Reader:
                 "Write dashboard.port=8080, or 0 for any free one.",
             )
         return port
-
-    def one_of(self, key: str, names: Sequence[str]) -> str | None:
-        value = self.at(key)
-        if value is not None and value not in names:
-            self.wrong(key, f"is one of {', '.join(names)}", value, did_you_mean(str(value), names))
-            return None
-        return None if value is None else str(value)
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.at(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.wrong(key, "is true or false", value, f"Write {key}=true or {key}=false.")
-            return default
-        return value
-
-    def whole(self, key: str, at_least: int = 0, default: int = 0) -> int:
-        value = self.at(key)
-        if value is None and default:
-            return default
-        checked = self.checked_whole(key, value, at_least)
-        return default if checked is None else checked
-
-    def optional_whole(self, key: str, at_least: int) -> int | None:
-        value = self.at(key)
-        return None if value is None else self.checked_whole(key, value, at_least)
-
-    def checked_whole(self, key: str, value: Any, at_least: int) -> int | None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            self.wrong(key, f"is a whole number of at least {at_least}", value, f"Write {key}={at_least} or more.")
-            return None
-        return value
-
-    def optional_number(self, key: str) -> float | None:
-        value = self.at(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            self.wrong(
-                key, "is a number above 0, or null for no such bound", value, f"Write {key}=NUMBER or {key}=null."
-            )
-            return None
-        return float(value)
 
 
 def _nested_targets(key: str, node: Any) -> list[tuple[str, str]]:

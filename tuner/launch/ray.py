@@ -14,34 +14,26 @@ its groups to start elsewhere, a node that comes takes in those that wait.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib
 import importlib.util
 import ipaddress
-import logging
-import multiprocessing as mp
 import os
 import secrets
 import shutil
-import signal
-import socket
-import struct
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from tuner.errors import ConfigError, Problem
+from tuner.launch import ray_cluster
 from tuner.launch.devices import Seat
 from tuner.launch.groups import Groups, NodeLost, Rank
-from tuner.launch.local import LocalRank, start_rank
 from tuner.launch.protocol import FromWorker, ToWorker
+from tuner.launch.ray_host import Host, NotShared
 
 #: Seconds between two looks at what the cluster has.
 LOOK_S = 3.0
@@ -49,23 +41,8 @@ LOOK_S = 3.0
 WAITING_S = 20.0
 #: Seconds that a worker which was killed is given to be reported so, before its actor goes as well.
 KILLED_S = 2.0
-#: Seconds in which a cluster's address must answer.
-CONNECT_S = 5.0
-#: Longest time that an actor listens to its worker before it answers the driver.
-LISTEN_S = 30.0
-#: Shared memory of an instance of our own: messages are small, and Ray asks for 75 MiB at least.
-OBJECT_STORE_BYTES = 100 * 2**20
 #: Resources are multiples of this, as Ray counts them.
 _SMALLEST = 1e-4
-#: Linux's call for the address of a network interface.
-_SIOCGIFADDR = 0x8915
-
-_KEY = "launcher.address"
-_INSTALL = "Install it: pip install 'tuner[ray]'."
-
-
-class NotShared(Exception):
-    """A node does not see the folder of the controller."""
 
 
 @dataclass(frozen=True)
@@ -117,24 +94,6 @@ def ray_groups(
     return Groups(transport, transport.room, silent_after_s=silent_after_s)
 
 
-def check(address: str | None) -> None:
-    """Whether Ray can be used, as far as that can be told at once.
-
-    Raises:
-        ConfigError: Ray is not installed, or nothing listens at the address.
-    """
-    if importlib.util.find_spec("ray") is None:
-        rule = "is used where the package ray is installed"
-        raise ConfigError([Problem("launcher", rule, "ray", _INSTALL)])
-    if address is None or address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from None
-
-
 class RayTransport:
     """The transport: a placement group for each group, and an actor with a worker process for each rank."""
 
@@ -174,12 +133,18 @@ class RayTransport:
         Raises:
             ConfigError: there is no Ray, no cluster, or one that does not fit.
         """
-        check(self._demand.address)
+        ray_cluster.check(self._demand.address)
         # Where Ray has its own by default: paths of sockets may be 107 bytes long, and TMPDIR may be too deep for that.
         self._folder = tempfile.mkdtemp(prefix="tuner-ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))  # noqa: S108
         try:
-            self._ray = _load(own=self._demand.address is None)
-            _join(self._ray, self._demand, self._folder)
+            self._ray = ray_cluster.load(own=self._demand.address is None)
+            ray_cluster.join(
+                self._ray,
+                self._demand.address,
+                self._folder,
+                here=self._demand.here,
+                runtime_env=self._demand.runtime_env,
+            )
             self._actor = self._ray.remote(concurrency_groups={"listening": 1, "killing": 1}, max_restarts=0)(Host)
             self._here = all(_is_loopback(node["NodeManagerAddress"]) for node in self._nodes())
             self._measure()
@@ -191,7 +156,7 @@ class RayTransport:
 
     def __exit__(self, *exc: object) -> None:
         if self._ray is not None:
-            with _own_signals():
+            with ray_cluster.own_signals():
                 self._ray.shutdown()  # what is placed goes with the driver
         self._placements.clear()
         if self._marker is not None:
@@ -403,196 +368,6 @@ class RayRank:
             return NodeLost(f"cannot be reached any more ({self.where}), perhaps because its node has gone")
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"ended: {lines[-1] if lines else type(error).__name__}"
-
-
-class Host:
-    """The actor: starts a worker process on its node, and passes on what it and the driver say.
-
-    `listen` and `kill` are called in threads of their own, beside the one that `start` and `say` share.
-    """
-
-    def __init__(self, path: Sequence[str], folder: str | None) -> None:
-        """Stand where the driver stands.
-
-        Args:
-            path: where the driver finds its modules; what is not on this node is left out.
-            folder: of the driver, taken for the working directory if this node has it.
-        """
-        sys.path[:] = [*path_here(path), *(entry for entry in sys.path if entry not in path)]
-        if folder is not None and Path(folder).is_dir():
-            os.chdir(folder)
-        # A process of multiprocessing runs its parent's main module again, which here is Ray's and imports all of Ray.
-        vars(sys.modules["__main__"]).pop("__file__", None)
-        self._rank: LocalRank | None = None
-        self._early: dict[int, ToWorker] = {}
-        self._next = 0
-
-    def meet(self) -> str:
-        """Where other ranks find the one of this node: a port that is free now."""
-        address = _node_address()
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.create_server((address, 0), family=family) as server:
-            port = server.getsockname()[1]
-        return f"tcp://[{address}]:{port}" if family == socket.AF_INET6 else f"tcp://{address}:{port}"
-
-    def start(self, seat: Seat, log: str, meeting: str, name: str, marker: str) -> str:
-        """Start the worker; the id of its node.
-
-        Raises:
-            NotShared: the driver's folder, in which `marker` lies, is not on this node.
-        """
-        if not Path(marker).exists():
-            raise NotShared(str(Path(marker).parent))
-        if seat.size > 1 and (interface := interface_of(_node_address())):
-            # The host's name may stand for an address that other nodes cannot reach.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        ray: Any = importlib.import_module("ray")
-        if ray.get_gpu_ids():
-            seat = replace(seat, gpus=tuple(os.environ["CUDA_VISIBLE_DEVICES"].split(",")))
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["tuner.launch.preload"])
-        self._rank = start_rank(context, seat, Path(log), meeting, name=name)
-        self._pass_on()
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
-    def say(self, number: int, message: ToWorker) -> None:
-        """Pass a message on, the messages in the order of their numbers: calls of an actor may overtake each other."""
-        self._early[number] = message
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        while self._rank is not None and self._next in self._early:
-            self._rank.say(self._early.pop(self._next))
-            self._next += 1
-
-    def listen(self, node: str) -> tuple[str, str, list[FromWorker], str | None]:
-        """What the worker has said, and how it ended if it did, waiting `LISTEN_S` for it: (node, host:pid, …)."""
-        assert self._rank is not None
-        wait([self._rank.pipe], LISTEN_S)
-        return node, self._rank.where, *self._rank.take()
-
-    def kill(self) -> None:
-        """End the worker at once."""
-        if self._rank is not None:
-            self._rank.kill()
-
-
-def path_here(path: Sequence[str]) -> list[str]:
-    """The entries of a module search path that this machine has."""
-    return [entry for entry in path if Path(entry).exists()]
-
-
-def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address, where the system tells."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    return None
-
-
-def _node_address() -> str:
-    address: str = importlib.import_module("ray").util.get_node_ip_address()
-    return address
-
-
-# -- Ray itself -----------------------------------------------------------------------------------------------------
-
-
-def _load(*, own: bool) -> Any:
-    """The package ray, set up by what it reads from the environment when it is imported."""
-    if "ray" not in sys.modules:  # else the program that calls us has set it up
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Without it, whoever reaches a port of the cluster runs what he likes there.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # A message to a worker that has just died is told of by what was being heard from it.
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        if not own:
-            # A cluster that works is reached at once; each try for another one takes up to 40 s.
-            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-        else:
-            # Ray takes 127.0.0.1 for the machine's address in the network and listens on every interface. This switch,
-            # made for systems whose firewalls ask back, has it take the loopback for what it is.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        worker: Any = importlib.import_module("ray._private.worker")
-        if hasattr(worker, "print_to_stdstream"):
-            # It prints what goes on in the cluster to standard output, where our results go.
-            worker.print_to_stdstream = lambda *_, **__: None
-    importlib.import_module("ray.util")
-    return importlib.import_module("ray")
-
-
-def _join(ray: Any, demand: Demand, folder: str) -> None:
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": dict(demand.runtime_env) if demand.runtime_env else None,
-    }
-    if demand.address is None:
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-            "_temp_dir": folder,
-            **(demand.here or {}),
-        }
-    else:
-        options["address"] = demand.address
-    try:
-        with _own_signals():
-            ray.init(**options)
-    except Exception as error:  # noqa: BLE001 - of any kind; Ray has no class for a cluster that cannot be joined
-        if demand.address is None:
-            text = f"Ray does not start on this machine: {error}"
-            raise ConfigError([Problem("launcher", "is Ray, which starts on this machine", "ray", text)]) from None
-        raise _no_cluster(demand.address, "\n".join(_texts(error))) from None
-
-
-def _texts(error: BaseException | None) -> Iterator[str]:
-    """What an error says, and those that it followed from."""
-    while error is not None:
-        yield str(error)
-        error = error.__cause__ or error.__context__
-
-
-def _no_cluster(address: str, text: str) -> ConfigError:
-    what = text.partition("\n")[0].strip().rstrip(".") + "."
-    if "ersion mismatch" in text:
-        what = " ".join(text.split())
-        remedy = "Install the same versions of Ray and Python here and there."
-    elif "token" in text.lower():
-        what = "Its token is not here, or is another one than that which is here."
-        remedy = (
-            "Bring it here, as the file ~/.ray/auth_token or in RAY_AUTH_TOKEN: `ray get-auth-token` prints it there. "
-            "For a cluster without tokens set RAY_AUTH_MODE=disabled."
-        )
-    elif "ray[client]" in text:
-        remedy = "Install it, or run this command on a node of the cluster with launcher.address=auto."
-    else:
-        remedy = (
-            "Write the address that `ray start --head` printed, auto on a node of the cluster, or "
-            "launcher.address=null for an instance of its own."
-        )
-    return ConfigError([Problem(_KEY, "is a Ray cluster that can be joined", address, f"{what} {remedy}")])
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray has SIGTERM end the program at once; what it meant before stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if before is not None:  # set by what is not Python
-            signal.signal(signal.SIGTERM, before)
 
 
 def _times(there: Mapping[str, float], need: Mapping[str, float]) -> int:
