@@ -44,6 +44,7 @@ def cluster():
     ray = ray_cluster.load(own=True)
     from ray.cluster_utils import Cluster
 
+    Path("/tmp/ray").mkdir(exist_ok=True)  # where a head notes its address, whatever folder it has
     folder = tempfile.mkdtemp(prefix="tuner-cluster-", dir="/tmp")  # a longer path is too long for Ray's sockets
     started = Cluster(
         head_node_args={"num_cpus": 0, "temp_dir": folder, "include_dashboard": False}, initialize_head=True
