@@ -93,4 +93,7 @@ class Simulated:
             if self._answers[worker] is Answer.STOP:
                 yield Ended(task.trial, Result(Outcome.STOPPED, value, epoch, step))
                 return
-        yield Ended(task.trial, Result(Outcome.COMPLETE, value, epochs, epochs * STEPS_PER_EPOCH))
+        model = Path(task.folder) / "complete.ckpt"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        model.write_text(str(value))
+        yield Ended(task.trial, Result(Outcome.COMPLETE, value, epochs, step, checkpoint=str(model)))

@@ -37,7 +37,7 @@ class Deaths:
             Writes: ["_write"],
             Rounds: ["add_stage", "crown", "open", "create"],
             Leases: ["take"],
-            Checkpoints: ["keep", "drop"],
+            Checkpoints: ["keep", "drop", "drop_final"],
         }.items():
             for name in names:
                 monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
@@ -94,6 +94,13 @@ def call(workdir, monkeypatch, trained, round_store, request):
     return call
 
 
+def model_of_the_best(workdir):
+    """The file that stays of a round, and what the simulated worker has written into it."""
+    complete = [trial for trial in trials(workdir) if trial.state.name == "COMPLETE"]
+    best = min(complete, key=lambda trial: (trial.value, trial.number))
+    return {f"runs/line-1/trial-{best.number}/final.ckpt": str(best.value)}
+
+
 def check_deaths(workdir, monkeypatch, call, trained, *, after, every):
     deaths = Deaths(monkeypatch)
     assert call(anew=True) == 0
@@ -109,7 +116,8 @@ def check_deaths(workdir, monkeypatch, call, trained, *, after, every):
         assert call() == 0, f"died at write {death} of {count}"
         assert facts(workdir) == undisturbed, f"died at write {death} of {count}"
         assert len(trained) - len(set(trained)) <= 8, "only the trial in training is trained again"
-        assert not list(workdir.glob("runs/line-1/trial-*")), f"a file of an ended trial is left by write {death}"
+        left = {str(file.relative_to(workdir)): file.read_text() for file in workdir.glob("runs/line-1/trial-*/*")}
+        assert left == model_of_the_best(workdir), f"other files of ended trials after write {death}"
 
 
 after_or_before = pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])

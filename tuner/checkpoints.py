@@ -14,6 +14,8 @@ from pathlib import Path
 _NAME = re.compile(r"step-(?P<step>\d+)\.ckpt|epoch-\d+\.ckpt|paused\.ckpt|complete\.ckpt")
 
 
+#: What a worker writes just before its trial leaves it.
+_LAST = frozenset({"paused.ckpt", "complete.ckpt"})
 #: The model of a trial that was trained in full.
 FINAL = "final.ckpt"
 
@@ -50,6 +52,10 @@ class Checkpoints:
         """Give the checkpoint that a worker has written its lasting name."""
         written.replace(self.folder(number) / name)
 
+    def finals(self) -> list[int]:
+        """Trials that have a model here."""
+        return [int(file.parent.name.removeprefix("trial-")) for file in self.root.glob(f"trial-*/{FINAL}")]
+
     def drop_final(self, number: int) -> None:
         """Remove the model of a trial that is no longer among the best."""
         (self.folder(number) / FINAL).unlink(missing_ok=True)
@@ -79,8 +85,8 @@ def size_bytes(root: Path) -> int:
 
 
 def _is_newer(name: str, than: str | None) -> bool:
-    if name == "paused.ckpt" and than is not None:
-        return True  # its result is still on the way
+    if name in _LAST and than is not None:
+        return True  # the result that names it is still on the way
     found, other = _NAME.fullmatch(name), _NAME.fullmatch(than or "")
     if not found or not other or not found["step"] or not other["step"]:
         return False

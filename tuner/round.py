@@ -132,6 +132,7 @@ class Round:
             StudyError: the study cannot be trained as it is configured.
             RoundFailed: the user's code fails whatever the configuration.
         """
+        self._trials.drop_stale_models()
         action = next_action(self.history, self.plan)
         if self._is_out_of_time():
             self.ending, self.reason = Ending.TIMEOUT, "the time is up"

@@ -56,6 +56,13 @@ class Trials:
         self._epochs, self._keep_at_most = epochs, keep
         self._cost, self._left = cost, left
 
+    def drop_stale_models(self) -> None:
+        """Those that a controller which died between two steps has left beside the best."""
+        best = {number for _, number in self.history.ranked(self._epochs)[: self._keep_at_most.best]}
+        for number in self.checkpoints.finals():
+            if number not in best:
+                self.checkpoints.drop_final(number)
+
     def attributes(self, number: int) -> Mapping[str, Any]:
         """What the ledger has noted of a trial; not to be changed."""
         return self.ledger.trial(number).user_attrs
