@@ -122,4 +122,4 @@ def test_a_pause_of_a_trial_leaves_no_trace_in_the_rates(name, tmp_path):
     value, rates = run(tmp_path / "whole", ())
     same_value, last_rates = run(tmp_path / "parts", (1, 2))
     assert same_value == value
-    assert last_rates == rates[2 * BATCHES :]
+    assert last_rates == rates, "what the module gathers in a list goes on with it"
