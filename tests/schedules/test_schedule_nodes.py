@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from schedule_cases import CASES
-from schedule_modules import BATCHES, EPOCHS, Regression, course, fitted
+from schedule_modules import EPOCHS, Regression, course, fitted
 
 from tuner import formulas
 from tuner.config import load
