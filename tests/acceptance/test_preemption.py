@@ -107,6 +107,7 @@ def test_a_killed_worker_costs_what_was_trained_since_the_last_checkpoint(tmp_pa
     assert trials(tmp_path)[0].user_attrs["retries"] == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_trial_and_are_told_to_end_together(tmp_path):
     program = start(tmp_path, "launcher.workers=null", "launcher.devices_per_trial=2")
     wait_for_epochs(tmp_path, 4)

@@ -159,6 +159,7 @@ def test_a_rank_that_hangs_alone_is_ended_for_its_silence(tmp_path):
         wait_idle(pair)
 
 
+@pytest.mark.slow
 def test_a_training_that_gets_on_is_not_silent_however_long_its_epoch(tmp_path):
     with local_groups([SINGLE], tmp_path / "logs", silent_after_s=6.0) as single:
         wait_idle(single)

@@ -302,6 +302,7 @@ def test_only_workers_that_end_by_themselves_count_as_unable_to_come_up():
         wait_idle(launcher)
 
 
+@pytest.mark.slow
 def test_groups_train_on_the_nodes_that_have_room_for_them(cluster, tmp_path):
     two_nodes(cluster)
     with ray_groups(Demand(cluster.address), tmp_path / "logs") as launcher:
