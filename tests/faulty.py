@@ -14,15 +14,25 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def loaders(batch_size: int = 16, num_workers: int = 0, *, broken: bool = False) -> tuple[DataLoader, DataLoader]:
-    """A line with noise: 64 points for training, 32 for validation."""
+def loaders(
+    batch_size: int = 16, num_workers: int = 0, val: int = 32, *, broken: bool = False, hangs: bool = False
+) -> tuple[DataLoader, DataLoader]:
+    """A line with noise: 64 points for training, 32 (or `val`) for validation."""
     if broken:
         return Broken(), Broken()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(96, 1, generator=generator)
     y = 2 * x - 1 + 0.01 * torch.randn(96, 1, generator=generator)
-    train, val = TensorDataset(x[:64], y[:64]), TensorDataset(x[64:], y[64:])
-    return DataLoader(train, batch_size, shuffle=True, num_workers=num_workers), DataLoader(val, 32)
+    train = Hanging(x[:64], y[:64]) if hangs else TensorDataset(x[:64], y[:64])
+    shuffled = DataLoader(train, batch_size, shuffle=True, num_workers=num_workers)
+    return shuffled, DataLoader(TensorDataset(x[64 : 64 + val], y[64 : 64 + val]), 32)
+
+
+class Hanging(TensorDataset):
+    """A data set that never gives an example."""
+
+    def __getitem__(self, index):
+        time.sleep(3600)
 
 
 class Broken:
@@ -81,8 +91,10 @@ class Line(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
-        if self.mode != "silent":
-            self.log("val/loss", mse_loss(self.linear(x), y))
+        if self.mode == "log_dict":
+            self.log_dict({"val/loss": mse_loss(self.linear(x), y)})
+        elif self.mode != "silent":
+            self.log("val/loss", mse_loss(self.linear(x), y), on_step=self.mode == "log each step", on_epoch=True)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.lr)

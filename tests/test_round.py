@@ -369,11 +369,10 @@ def test_the_models_of_the_best_stay_and_can_be_loaded_and_no_other_checkpoint_d
     assert "checkpoints on this disk: 0.0 MB in runs/line-1" in capsys.readouterr().out
 
 
-def test_of_too_many_that_wait_the_worst_start_anew(workdir, monkeypatch):
-    """Four trials pause at epoch 2; two of them keep their checkpoint. A third one is asked for, later, all the same."""
+def test_of_many_that_wait_only_the_best_keep_a_checkpoint(workdir):
     words = [
         "search=random",
-        "search.trials=4",
+        "search.trials=12",
         "trainer.max_epochs=8",
         "store.keep_paused=2",
         "store.keep_checkpoints=0",
@@ -381,11 +380,13 @@ def test_of_too_many_that_wait_the_worst_start_anew(workdir, monkeypatch):
     kept = []
     forget = Trials._forget_the_worst
 
-    def watched(self, epoch):
-        forget(self, epoch)
-        kept.append([number for number in self.history.numbers(State.PAUSED) if self.checkpoint(number)])
+    def watched(self, number, epoch):
+        forget(self, number, epoch)
+        waiting = [one for _, one in self.history.waiting(epoch)]
+        kept.append([one in waiting[:2] for one in waiting if self.checkpoint(one)])
 
-    monkeypatch.setattr(Trials, "_forget_the_worst", watched)
-    assert tune(workdir, *words) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trials, "_forget_the_worst", watched)
+        assert tune(workdir, *words) == 0
     assert max(map(len, kept)) == 2
     assert not list(workdir.glob("runs/line-1/trial-*"))

@@ -48,13 +48,18 @@ class Checkpoints:
         file = self.folder(number) / name
         return file if file.is_file() else None
 
-    def keep(self, number: int, written: Path, name: str) -> None:
-        """Give the checkpoint that a worker has written its lasting name."""
-        written.replace(self.folder(number) / name)
+    def keep(self, number: int, written: Path, name: str) -> bool:
+        """Give the checkpoint that a worker has written its lasting name; whether it is there at all."""
+        try:
+            written.replace(self.folder(number) / name)
+        except FileNotFoundError:  # somebody has removed the folder
+            return False
+        return True
 
     def finals(self) -> list[int]:
         """Trials that have a model here."""
-        return [int(file.parent.name.removeprefix("trial-")) for file in self.root.glob(f"trial-*/{FINAL}")]
+        names = (file.parent.name.removeprefix("trial-") for file in self.root.glob(f"trial-*/{FINAL}"))
+        return [int(name) for name in names if name.isdecimal()]
 
     def drop_final(self, number: int) -> None:
         """Remove the model of a trial that is no longer among the best."""

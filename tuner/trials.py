@@ -97,23 +97,26 @@ class Trials:
         if written is not None:
             self._keep(number, written, f"epoch-{epoch}.ckpt", epoch, validations, facts["seconds"])
         self.history.paused(number)
-        self._forget_the_worst(epoch)
+        self._forget_the_worst(number, epoch)
         self._has_left(number, State.PAUSED)
 
     def saved(self, number: int, saved: Saved, *, validations: int, seconds: float) -> None:
         """A trial in training has written a checkpoint, which takes the place of the one before."""
         self._keep(number, Path(saved.file), f"step-{saved.step}.ckpt", saved.epoch, validations, seconds)
 
-    def _forget_the_worst(self, epoch: int) -> None:
+    def _forget_the_worst(self, paused: int, epoch: int) -> None:
         """Of too many that wait, the one that is least likely to go on would start anew."""
-        for _, number in self.history.waiting(epoch)[self._keep_at_most.paused :][:1]:
+        beyond = [number for _, number in self.history.waiting(epoch)[self._keep_at_most.paused :]]
+        # The one that was pushed out, or the new one itself; those in between start anew already.
+        for number in {*beyond[:1], *([paused] if paused in beyond else [])}:
             if self.kept(number) is not NO_CHECKPOINT:
                 self.ledger.note(number, checkpoint=None)
                 self.ledger.flush()
                 self.checkpoints.drop(number)
 
     def _keep(self, number: int, written: Path, name: str, epoch: float, validations: int, seconds: float) -> None:
-        self.checkpoints.keep(number, written, name)
+        if not self.checkpoints.keep(number, written, name):
+            return  # the trial goes on from the one before, or starts anew
         kept = {"file": name, "epoch": epoch, "validations": validations, "seconds": seconds}
         self.ledger.note(number, checkpoint=kept)
         self.ledger.flush()

@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from faulty import Line
 
 from tuner.launch.devices import Seat
-from tuner.launch.local import local_groups
+from tuner.launch.groups import Groups
+from tuner.launch.local import Processes, local_groups
 from tuner.launch.protocol import Ended, Lost, Measured, Refused
 from tuner.training.task import Answer, Outcome, Task
 
@@ -60,20 +62,23 @@ def pair(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "mode"),
     [
-        {},
-        {"batch_size": 62},  # a last batch of 2
-        {"batch_size": 62, "num_workers": 1},
-        {"batch_size": 64},
+        ({}, "good"),
+        ({"batch_size": 62}, "good"),  # a last batch of 2
+        ({"batch_size": 62, "num_workers": 1}, "good"),
+        ({"batch_size": 64}, "good"),
+        ({"val": 31}, "good"),  # shares that differ by one
+        ({"val": 31}, "log_dict"),
+        ({"val": 31}, "log each step"),
     ],
 )
-def test_two_ranks_report_once_what_one_device_with_the_same_global_batch_reports(pair, tmp_path, data):
+def test_two_ranks_report_once_what_one_device_with_the_same_global_batch_reports(pair, tmp_path, data, mode):
     with local_groups([SINGLE], tmp_path / "single") as single:
         wait_idle(single)
-        single.train(0, task(tmp_path, data=data))
+        single.train(0, task(tmp_path, data=data, module={"mode": mode}))
         alone = until(single, Ended)
-    pair.train(0, task(tmp_path, data=data))
+    pair.train(0, task(tmp_path, data=data, module={"mode": mode}))
     together = until(pair, Ended)
     assert together[-1].result.outcome is Outcome.COMPLETE
     assert together[-1].result.step == alone[-1].result.step
@@ -185,3 +190,59 @@ def test_a_rank_that_fails_because_another_one_was_killed_is_not_taken_for_a_cra
     os.kill(pids(pair)[victim], signal.SIGKILL)
     events = until(pair, Lost, Ended)
     assert isinstance(events[-1], Lost)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_there(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("by", ["launcher", "somebody"])
+def test_a_worker_whose_loader_hangs_dies_with_the_loaders_workers_and_is_heard_of_at_once(tmp_path, by):
+    """They hold the pipe open, and would live on."""
+    with local_groups([SINGLE], tmp_path / "logs") as single:
+        wait_idle(single)
+        (pid,) = pids(single)
+        single.train(0, task(tmp_path, data={"num_workers": 2, "hangs": True}))
+        deadline = time.monotonic() + 20
+        while len(loaders := children(pid)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if by == "launcher":
+            single.kill(0)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        assert isinstance(until(single, Lost, seconds=4.0)[-1], Lost)
+        assert not any(map(is_there, [pid, *loaders]))
+
+
+def test_what_is_said_of_a_trial_that_has_ended_does_not_hit_the_worker_that_is_there_now(tmp_path):
+    with local_groups([SINGLE], tmp_path / "logs") as single:
+        wait_idle(single)
+        (pid,) = pids(single)
+        single.kill(0)
+        single.halt(0)
+        single.train(0, task(tmp_path))
+        assert until(single, Ended, Lost)[-1].result.outcome is Outcome.COMPLETE
+        assert pids(single) == [pid]
+
+
+def test_a_controller_that_was_away_does_not_take_its_workers_for_silent(tmp_path):
+    now = 0.0
+    with Groups(Processes([SINGLE], tmp_path / "logs"), 1, silent_after_s=30.0, clock=lambda: now) as single:
+        wait_idle(single)
+        single.train(0, task(tmp_path, data={"hangs": True}))
+        for _ in range(3):
+            now += 3600.0  # Ctrl-Z and fg, or a database that was waited for
+            assert single.events(0.1) == []
+        for _ in range(40):
+            now += 1.0
+            if events := single.events(0.01):
+                break
+        assert isinstance(events[0][1], Lost), "it is silent while it is listened to"

@@ -52,10 +52,11 @@ def tune(settings: Settings) -> int:
         record = _round_of(settings, study, rounds)
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
+        engines = [database.engine, database.storage.engine]
         leases.take(record.id, record.name, owner, force=settings.launcher.takeover)
         session = None
         try:
-            with Held(leases, record.id, owner, [database.engine, database.storage.engine]) as held:
+            with Held(leases, record.id, owner, engines) as held:
                 session = _Session(settings, study, database, rounds, rounds.open(record), held)
                 ending = session.run()
         finally:

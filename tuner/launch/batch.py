@@ -87,6 +87,10 @@ class _Batch:
                 self._launcher.reply(worker, Answer.GO_ON)
         elif isinstance(event, Refused):
             raise StudyError(event.text)
+        elif isinstance(event, Ended) and event.result.outcome in (Outcome.PAUSED, Outcome.STOPPED):
+            self._waiting.append(task)  # nobody asked for that but its machine, which is wanted for something else
+            if self._on_retry:
+                self._on_retry(task, "its worker was told to leave; starts again")
         elif isinstance(event, Ended):
             self._end(task, event.result)
         elif isinstance(event, Lost):

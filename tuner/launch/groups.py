@@ -39,6 +39,8 @@ from tuner.training.task import Answer, Outcome, Task
 
 #: Seconds that a worker told to leave is given before it is killed.
 LEAVE_S = 5.0
+#: Seconds between two looks that count as silence at most: beyond that the controller itself was away, or stopped.
+MOST_LISTENED_S = 1.0
 #: Groups that end one after the other before they are ready: nothing will ever train here.
 MOST_STILLBORN = 3
 #: Seconds in which the death of a rank is heard that another one's failure comes from.
@@ -147,6 +149,7 @@ class Groups:
         self._silent_after_s, self._clock = silent_after_s, clock
         self._groups: dict[int, _Group] = {}
         self._stillborn = 0
+        self._listened_s, self._looked = 0.0, clock()
 
     def __enter__(self) -> Self:
         self._transport.__enter__()
@@ -174,17 +177,21 @@ class Groups:
         return [index for index, group in sorted(self._groups.items()) if group.idle]
 
     def train(self, worker: int, task: Task) -> None:
-        self._groups[worker].train(task, self._clock())
+        self._groups[worker].train(task, self._listened_s)
 
     def reply(self, worker: int, answer: Answer) -> None:
         self._groups[worker].say(Reply(answer))
 
     def halt(self, worker: int, *, save: bool = False) -> None:
-        self._groups[worker].say(Halt(save))
+        if self._groups[worker].trial is not None:
+            self._groups[worker].say(Halt(save))
 
     def kill(self, worker: int) -> None:
-        for rank in self._groups[worker].ranks:
-            rank.kill()
+        group = self._groups[worker]
+        # Else its trial has ended or is lost, which is still on its way to the caller; what is there now is innocent.
+        if group.trial is not None:
+            for rank in group.ranks:
+                rank.kill()
 
     def describe(self, worker: int) -> str:
         return self._groups[worker].ranks[0].where
@@ -197,6 +204,8 @@ class Groups:
                 self._start(index)  # there was no room for it
         self._grow()
         spoken = set(map(id, self._transport.wait([r for g in self._groups.values() for r in g.ranks], timeout_s)))
+        now = self._clock()
+        self._listened_s, self._looked = self._listened_s + min(now - self._looked, MOST_LISTENED_S), now
         found: list[tuple[int, Event]] = []
         for index, group in sorted(self._groups.items()):
             who = [number for number, rank in enumerate(group.ranks) if id(rank) in spoken]
@@ -208,7 +217,7 @@ class Groups:
         for number in who:
             messages, gone = group.ranks[number].take()
             for message in messages:
-                group.heard[number] = now
+                group.heard[number] = self._listened_s
                 events.extend(self._heard(group, number, message))
             if gone is not None:
                 blameless = isinstance(gone, NodeLost)
@@ -218,7 +227,7 @@ class Groups:
             if now - group.failed_at >= BLAME_S or len(group.ends) == len(group.ranks):
                 self._restart(index, group)  # the others wait for a rank that has failed alone
                 events.append(group.failed)
-        elif (silent := self._silent(group, now)) is not None:
+        elif (silent := self._silent(group)) is not None:
             return [
                 *events,
                 *self._lost(
@@ -255,13 +264,13 @@ class Groups:
         group.trial = None
         return [group.ends[0]]
 
-    def _silent(self, group: _Group, now: float) -> int | None:
+    def _silent(self, group: _Group) -> int | None:
         if self._silent_after_s is None or group.trial is None:
             return None
         late = [
             number
             for number, heard in enumerate(group.heard)
-            if number not in group.ends and now - heard > self._silent_after_s
+            if number not in group.ends and self._listened_s - heard > self._silent_after_s
         ]
         return late[0] if late else None
 
@@ -289,7 +298,7 @@ class Groups:
         self._start(index)
 
     def _start(self, index: int) -> None:
-        self._groups[index] = _Group(self._transport.start(index), self._clock())
+        self._groups[index] = _Group(self._transport.start(index), self._listened_s)
 
 
 def _in_step(message: Ended | Refused) -> bool:

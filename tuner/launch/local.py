@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing as mp
+import os
 import signal
 import socket
 import tempfile
@@ -52,8 +53,12 @@ class Processes:
         return [self._rank(group, seat, meeting) for meeting in [self._place()] for seat in self._seats[group]]
 
     def wait(self, ranks: Sequence[Rank], timeout_s: float) -> Sequence[Rank]:
-        by_pipe: dict[Any, LocalRank] = {rank.pipe: rank for rank in ranks if isinstance(rank, LocalRank)}
-        return [by_pipe[end] for end in wait(list(by_pipe), timeout_s)]
+        ends: dict[Any, LocalRank] = {}
+        for rank in ranks:
+            if isinstance(rank, LocalRank):
+                # Its end as well: the workers of its loaders hold its pipe open after it.
+                ends[rank.pipe] = ends[rank.process.sentinel] = rank
+        return list({id(ends[end]): ends[end] for end in wait(list(ends), timeout_s)}.values())
 
     def log(self, group: int) -> str:
         return str(self._log(group, 0))
@@ -86,20 +91,25 @@ class LocalRank:
 
     def take(self) -> tuple[list[FromWorker], str | None]:
         messages: list[FromWorker] = []
+        dead = not self.process.is_alive()  # asked first: what it said before is in the pipe by now
         try:
             while self.pipe.poll():
                 messages.append(self.pipe.recv())
         except Exception as error:  # noqa: BLE001 - a pipe's end, or half a message, which unpickles to any error
             return messages, self._how_it_ended(error)
-        return messages, None
+        return messages, _how(self.process.exitcode, EOFError()) if dead else None
 
     def kill(self) -> None:
+        # With the workers of its loaders, which do not die with it: see `main` of the worker.
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         self.process.kill()
 
     def end(self, patience_s: float) -> None:
         if not self._has_left(patience_s):
-            self.process.kill()
+            self.kill()
             self.process.join()
+        self.kill()  # what it has left behind
         self.pipe.close()
 
     def _has_left(self, patience_s: float) -> bool:
@@ -144,7 +154,7 @@ def _without_interrupts() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # starting it later, with the server, would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -7,8 +7,9 @@
 | `Halt()` | stops the training at the next batch, with a checkpoint if `save` says so |
 | `Leave()` | leaves after what it does now |
 
-A worker says `Ready` once, before anything else, and `Alive` now and then while it trains. Whatever ends it in a trial
-without `Ended`, its own silence included, is reported as `Lost` by the launcher.
+A worker says `Ready` once, before anything else; while it trains `Alive` now and then, and `Checkpointed` when it has
+saved the trial; and `Leaving` when its machine is wanted for something else. Whatever ends it in a trial without `Ended`,
+its own silence included, is reported as `Lost` by the launcher.
 
 A worker may be a group of processes, the ranks that train one model together. Each of them hears everything; what they
 measure and save is said by the first rank alone, and each says for itself that it is alive and how its part has ended.

@@ -66,6 +66,7 @@ def main(pipe: Connection, log: str, seat: Seat, meeting: str) -> None:
         meeting: where the ranks of a group meet.
     """
     # Ctrl-C goes to the whole foreground group; the controller decides what it means. It was blocked so far.
+    os.setpgid(0, 0)  # so that the workers of its loaders can be ended with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # A worker of a loader is forked from here, as in a program of the user's own. The server's way of starting
@@ -77,6 +78,7 @@ def main(pipe: Connection, log: str, seat: Seat, meeting: str) -> None:
     settle()
     worker = _Worker(pipe, speaks=seat.rank == 0)
     signal.signal(signal.SIGTERM, worker.told_to_leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if seat.size > 1:
         ranks.join(seat.rank, seat.size, meeting, local=seat.local)
     worker.run()
@@ -161,6 +163,8 @@ class _Worker:
                     self._tasks.put(message)
                 else:
                     self._tasks.put(message)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(ORPHAN_EXIT)
 
 

@@ -17,7 +17,7 @@ What a trial carries besides Optuna's own fields, as user attributes:
 | micro_batch, accumulate_grad_batches | of a batch that did not fit in memory: the size and number of its parts |
 | target | epoch that it trains to |
 | paused_at | epoch at which it waits; null while it trains |
-| checkpoint | {epoch, validations, seconds} of the checkpoint that it can go on from |
+| checkpoint | {file, epoch, validations, seconds} of the checkpoint that it can go on from |
 | outcome | how it ended, or `interrupted` while it waits to be taken up again |
 | reason, traceback | of an outcome that is not complete |
 | epochs, seconds | trained in all |

@@ -11,7 +11,7 @@ are how something is set up. A collection of such objects that has grown or shru
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +23,9 @@ from torch import nn
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _COLLECTIONS = (list, tuple, dict, set, deque)
+#: Dictionaries of the standard library; of a defaultdict, what makes a value, by name.
+_DICTS = (dict, OrderedDict, Counter, defaultdict)
+_FACTORIES: Mapping[str, Any] = {"None": None, **{kind.__name__: kind for kind in (list, dict, set, int, float, deque)}}
 #: nn.Module's and Lightning's own; whether a part is in training mode is state.
 _INTERNAL = (set(vars(nn.Module())) | set(vars(pl.LightningModule()))) - {"training"}
 _KIND = "tuner.kind"
@@ -31,6 +34,10 @@ _ABSENT = object()
 _ARRAY_BYTES = 2**20
 
 Marks = Mapping[tuple[str, str], Any]
+
+
+class _Inside(dict[str, Any]):
+    """The attributes of an object that the configuration builds again."""
 
 
 class _Opaque(Exception):
@@ -52,9 +59,11 @@ def changed(trainer: pl.Trainer, began: Marks) -> tuple[dict[str, dict[str, Any]
         if _same(before, _mark(value)):
             continue
         try:
-            kept.setdefault(owner, {})[name] = _packed(value, parameters)
+            inside = _is_of_user(value)  # as an attribute itself; within a collection it is not plain
+            packed = _packed(dict(vars(value)) if inside else value, parameters)
+            kept.setdefault(owner, {})[name] = {_KIND: "object", "value": packed} if inside else packed
         except _Opaque:
-            if isinstance(value, _COLLECTIONS):
+            if isinstance(value, _COLLECTIONS) or _is_of_user(value):
                 left_out.append(f"{owner}.{name}" if owner else name)
     return kept, left_out
 
@@ -93,7 +102,11 @@ def _set(owner: Any, name: str, value: Any) -> None:
         owner._buffers[name] = value
         return
     there = vars(owner).get(name)
-    if type(there) is type(value) and isinstance(there, (list, dict, set, deque)):
+    if isinstance(value, _Inside):
+        if there is not None:
+            vars(there).clear()
+            vars(there).update(value)
+    elif type(there) is type(value) and isinstance(there, (list, dict, set, deque)):
         there.clear()
         there.extend(value) if isinstance(there, (list, deque)) else there.update(value)
     else:
@@ -103,18 +116,32 @@ def _set(owner: Any, name: str, value: Any) -> None:
 # -- comparing --------------------------------------------------------------------------------------------------
 
 
-def _mark(value: Any) -> Any:
+def _mark(value: Any, *, within: bool = False) -> Any:  # noqa: PLR0911 - a line for each kind of value
     if type(value) in _SCALARS:
         return value
     if isinstance(value, torch.Tensor):
         return (torch.Tensor, value, 0 if value.is_inference() else value._version)
     if isinstance(value, np.ndarray):
         return (np.ndarray, value.shape, value.tobytes() if value.nbytes <= _ARRAY_BYTES else id(value))
-    if type(value) is dict:
-        return (dict, tuple(value), tuple(map(_mark, value.values())))
-    if type(value) in _COLLECTIONS:
+    if isinstance(value, dict):
+        return (type(value), tuple(value), tuple(map(_mark, value.values())))
+    if isinstance(value, _COLLECTIONS):
         return (type(value), tuple(map(_mark, value)))
-    return (object, id(value))
+    if within or not _is_of_user(value):
+        return (object, id(value))
+    inside = vars(value)
+    return (object, id(value), tuple(inside), tuple(_mark(item, within=True) for item in inside.values()))
+
+
+def _is_of_user(value: Any) -> bool:
+    """Whether it is an object that may gather something: a meter, say."""
+    made_by = type(value).__module__.partition(".")[0]
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, (nn.Module, type, *_COLLECTIONS))
+        and not callable(value)
+        and made_by not in ("builtins", "functools", "lightning", "torch", "torchmetrics", "numpy", "tuner")
+    )
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -140,9 +167,12 @@ def _packed(value: Any, parameters: set[Any]) -> Any:
         return {_KIND: "scalar", "dtype": value.dtype.str, "value": value.tobytes()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return {_KIND: "array", "dtype": value.dtype.str, "shape": list(value.shape), "value": value.tobytes()}
-    if type(value) is dict:
+    if type(value) in _DICTS:
         pairs = [[_packed(key, parameters), _packed(item, parameters)] for key, item in value.items()]
-        return {_KIND: "dict", "value": pairs}
+        factory = [name for name, made in _FACTORIES.items() if made is getattr(value, "default_factory", None)]
+        if not factory:
+            raise _Opaque
+        return {_KIND: type(value).__name__, "value": pairs, "factory": factory[0]}
     if type(value) in _COLLECTIONS:
         items = [_packed(item, parameters) for item in value]
         packed = {_KIND: type(value).__name__, "value": items}
@@ -150,7 +180,7 @@ def _packed(value: Any, parameters: set[Any]) -> Any:
     raise _Opaque
 
 
-def _unpacked(saved: Any, device: torch.device) -> Any:
+def _unpacked(saved: Any, device: torch.device) -> Any:  # noqa: PLR0911 - a line for each kind of value
     if not isinstance(saved, dict):
         return saved
     value = saved["value"]
@@ -161,8 +191,15 @@ def _unpacked(saved: Any, device: torch.device) -> Any:
             return np.frombuffer(value, saved["dtype"])[0]
         case "array":
             return np.frombuffer(value, saved["dtype"]).reshape(saved["shape"]).copy()
-        case "dict":
-            return {_unpacked(key, device): _unpacked(item, device) for key, item in value}
+        case "dict" | "OrderedDict" | "Counter" | "defaultdict":
+            found = {_unpacked(key, device): _unpacked(item, device) for key, item in value}
+            match saved[_KIND]:
+                case "defaultdict":
+                    return defaultdict(_FACTORIES[saved["factory"]], found)
+                case kind:
+                    return {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}[kind](found)
+        case "object":
+            return _Inside(_unpacked(value, device))
         case kind:
             return _collected(kind, [_unpacked(item, device) for item in value], saved.get("maxlen"))
 

@@ -192,12 +192,20 @@ def _share_batches(trainer: pl.Trainer) -> None:
 
 def _log_together(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     log = module.log
+    reduce = trainer.strategy.reduce
+
+    def exact(tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        # The mean of counts is rounded down otherwise, and shares differ by one example.
+        if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point():
+            tensor = tensor.double()
+        return reduce(tensor, group, reduce_op)
+
+    trainer.strategy.reduce = exact  # type: ignore[method-assign]
 
     def together(name: str, value: Any, *arguments: Any, **options: Any) -> None:
-        each_step = options.get("on_step")
         at_epoch = not trainer.training or module._current_fx_name in _EPOCH_HOOKS  # noqa: SLF001
-        for_epoch = options.get("on_epoch", at_epoch)
-        if for_epoch and not each_step and not options.get("rank_zero_only"):
+        asked = options.get("on_epoch")  # None asks for Lightning's own choice, as `log_dict` does
+        if (at_epoch if asked is None else asked) and not options.get("rank_zero_only"):
             options["sync_dist"] = True
         log(name, value, *arguments, **options)
 
