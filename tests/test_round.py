@@ -172,7 +172,7 @@ def test_an_objective_that_is_never_logged_is_found_by_the_first_trial(workdir, 
     ("override", "named"),
     [
         ("+module.hiden=3", ["faulty.Line", "unexpected keyword argument 'hiden'"]),
-        ("trainer.accelerator=gpu", ["trainer", "No supported gpu backend found"]),
+        ("trainer.precision=99", ["trainer", "99"]),
         ("+trainer.gradient_clip_algorithm=nonsense", ["trainer", "nonsense"]),
         ("data=null", ["train_dataloader"]),
     ],
@@ -390,3 +390,12 @@ def test_of_many_that_wait_only_the_best_keep_a_checkpoint(workdir):
         assert tune(workdir, *words) == 0
     assert max(map(len, kept)) == 2
     assert not list(workdir.glob("runs/line-1/trial-*"))
+
+
+def test_the_folder_of_another_databases_round_is_refused(workdir, capsys):
+    """Both are called line-1, and each would go on from the other's checkpoints."""
+    assert tune(workdir, "store.url=sqlite:///one.db", "search.trials=2") == 0
+    assert tune(workdir, "store.url=sqlite:///two.db", "search.trials=2", "seed=1") == 2
+    assert "store.folder" in capsys.readouterr().err
+    assert tune(workdir, "store.url=sqlite:///two.db", "search.trials=2", "seed=1", "store.folder=other") == 0
+    assert tune(workdir, "store.url=sqlite:///one.db", "search.trials=3") == 0, "its own round goes on there"

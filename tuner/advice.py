@@ -15,7 +15,7 @@ def widen(parameter: Parameter, side: str) -> str:
         value: float = scale.low / 10 if low else scale.high * 10
     elif isinstance(scale, OneMinusPow10):
         value = 1 - (1 - scale.low) * 10 if low else 1 - (1 - scale.high) / 10
-        if value <= 0:
+        if value < scale.low / 10:  # below 0, or 0 but for rounding
             value = scale.low / 2
     elif isinstance(scale, LogInt):
         value = max(1, scale.low // 2) if low else scale.high * 2

@@ -247,3 +247,11 @@ def test_the_composed_file_is_what_hydra_itself_composes(loaded):
         OmegaConf.to_container(config.module, resolve=True)
         == load(["study=digits", "seed=3"]).study.nodes.plain()["module"]
     )
+
+
+def test_a_whole_schedule_may_be_a_choice(config_dir):
+    choice = "{_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: 0.9}"
+    word = "+space.schedule={kind: categorical, path: schedule, choices: {none: null, exponential: " + choice + "}}"
+    study = load(["study=digits", word], config_dir=str(config_dir)).study
+    assert study.nodes.plain({"schedule": "none"}, study.space)["schedule"] is None
+    assert study.nodes.plain({"schedule": "exponential"}, study.space)["schedule"]["gamma"] == 0.9

@@ -55,6 +55,12 @@ def test_devices_that_are_not_there_or_do_not_divide_are_refused_with_what_there
     assert rule in problem.rule
 
 
+def test_a_gpu_that_is_asked_for_and_not_there_is_told_before_any_work(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match="there is no GPU"):
+        seats(accelerator="gpu")
+
+
 @pytest.mark.parametrize("visible", ["", "-1", "0,1"])
 def test_without_gpus_or_with_the_accelerator_cpu_the_cores_are_the_devices(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -19,6 +19,10 @@ from tuner.store.rounds import Champion, RoundRecord, Rounds
 NO_CHAMPION = 1
 
 
+#: Of a range: a champion within this share of an edge presses against it.
+NEAR = 0.1
+
+
 def say(text: str) -> None:
     """One line for people, on standard error."""
     sys.stderr.write(f"{text}\n")
@@ -69,12 +73,24 @@ def interrupted(record: RoundRecord, ledger: Ledger, champion: Champion | None) 
     say("The same command goes on from here.")
 
 
-def summary(record: RoundRecord, ledger: Ledger, stages: Sequence[Stage], round_: Round, study: StudySettings) -> None:
+def summary(
+    record: RoundRecord,
+    ledger: Ledger,
+    stages: Sequence[Stage],
+    round_: Round,
+    study: StudySettings,
+    champion: Champion | None,
+) -> None:
     """What a round came to, before its champion."""
     put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
     for stage in stages:
         put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
+    best = study.space.to_unit(ledger.values(champion.trial)) if champion else {}
     for edge in stages[-1].pressed if stages else ():
+        # What pressed when the stage began may have been left since.
+        place = best.get(edge.parameter)
+        if place is None or (place if edge.side == "low" else 1 - place) > NEAR:
+            continue
         put(f"  {advice.pressed(study.space[edge.parameter], edge.side, expanding=round_.settings.search.expand)}")
 
 

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,7 +19,7 @@ from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
-from tuner.commands.folders import writable
+from tuner.commands.folders import folder_of_round
 from tuner.commands.lr_range import check_search, first_stage
 from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of, seats_of
@@ -164,7 +163,8 @@ class _Session:
             space=study.space,
             expand=settings.search.expand,
         )
-        root = writable(Path(settings.store.folder) / self._record.name, "store.folder")
+        key = f"{digest(self._record.identity)} {self._record.created.isoformat()}"
+        root = folder_of_round(settings.store.folder, self._record.name, key)
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
         defaults, missing = _own_values(study)
@@ -203,6 +203,8 @@ class _Session:
             def interrupt() -> None:
                 if round_.ending is Ending.INTERRUPTED:
                     self._database.waiting.give_up()  # the second time: a database that is away is not waited for
+                elif self._database.waiting.waited_s:
+                    os.write(2, b"The database is being waited for; once more ends that.\n")
                 round_.interrupt()
 
             with _signals(interrupt):
@@ -213,7 +215,7 @@ class _Session:
             report.interrupted(self._record, ledger, champion)
         else:
             self._state = RoundState.FINISHED
-            report.summary(self._record, ledger, self._stages, round_, study)
+            report.summary(self._record, ledger, self._stages, round_, study, champion)
         return ending
 
     def _crown(self, ledger: Ledger) -> Champion | None:

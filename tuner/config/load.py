@@ -90,7 +90,7 @@ class _Reader(Values):
                 "study",
                 f"is one of: {', '.join(known_studies)}",
                 None,
-                f"Write study={known_studies[0] if known_studies else 'NAME'}.",
+                f"Write study={'digits' if 'digits' in known_studies else 'NAME'}; tuner --help says more.",
             )
         study = self.study() if has_study else None
         keep = Keep(best=self.whole("store.keep_checkpoints"), paused=self.whole("store.keep_paused"))
@@ -334,6 +334,11 @@ class _Reader(Values):
 
     def launcher(self) -> LauncherSettings:
         devices = self.at("launcher.devices_per_trial")
+        if isinstance(devices, str) and devices != "all":
+            self.wrong(
+                "launcher.devices_per_trial", "is a whole number of at least 1, or all", devices, "Write one of them."
+            )
+            devices = "all"
         return LauncherSettings(
             workers=self.optional_whole("launcher.workers", 1),
             max_retries=self.whole("launcher.max_retries", 0),

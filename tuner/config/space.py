@@ -222,10 +222,10 @@ class _Entry:
 
     def path(self) -> str:
         path = self.node.get("path")
-        if not isinstance(path, str) or path.split(".")[0] not in ROOTS or "." not in path:
+        if not isinstance(path, str) or not _is_path(path):
             self.wrong(
                 "path",
-                f"starts with one of {', '.join(ROOTS)}",
+                f"is a key below one of {', '.join(ROOTS)}, or the whole optimizer or schedule",
                 path,
                 "Write the key that the command line would use, for example module.optimizer.lr.",
             )
@@ -388,3 +388,9 @@ def _with_labels(names: Mapping[str, str], named: Mapping[str, Parameter], confi
             with contextlib.suppress(KeyError, IndexError, AttributeError, TypeError):
                 write(changed, named[name].path, named[name].nodes[label])
     return changed
+
+
+def _is_path(path: str) -> bool:
+    """A key below one of the roots; the optimizer and the schedule may be choices as a whole."""
+    root, _, rest = path.partition(".")
+    return root in ROOTS and (bool(rest) or root in ("optimizer", "schedule"))

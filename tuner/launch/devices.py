@@ -76,6 +76,11 @@ def seats(
         ConfigError: the devices that there are cannot be divided so.
     """
     found: Sequence[str | int] = [] if accelerator == "cpu" else gpus()
+    if accelerator in ("gpu", "cuda") and not found:
+        remedy = "Write trainer.accelerator=auto, or look at what CUDA_VISIBLE_DEVICES hides."
+        raise ConfigError(
+            [Problem("trainer.accelerator", "is what this machine has: there is no GPU", accelerator, remedy)]
+        )
     on_gpu, found = bool(found), found or cores()
     each = len(found) if devices_per_trial == "all" else devices_per_trial
     kind = "GPU" if on_gpu else "CPU core"

@@ -5,9 +5,11 @@ A module needs no more than `configure`; a plain torch loop needs nothing of thi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,6 +24,18 @@ from tuner.schedules.warm_up import Warmup, counts_epochs, warmup, warmup_proble
 
 #: The argument that says how long the training is.
 _TOTALS = {linear: "total", cosine: "total", one_cycle: "total", CosineAnnealingLR: "T_max", OneCycleLR: "total_steps"}
+#: Of the training that goes on here.
+_OBJECTIVE: ContextVar[str | None] = ContextVar("objective", default=None)
+
+
+@contextlib.contextmanager
+def objective(metric: str) -> Iterator[None]:
+    """Within the block, plateaus without a `monitor` follow this key."""
+    token = _OBJECTIVE.set(metric)
+    try:
+        yield
+    finally:
+        _OBJECTIVE.reset(token)
 
 
 def configure(module: pl.LightningModule, optimizer: Optimizer, schedule: Any, metric: str | None = None) -> Any:
@@ -36,7 +50,7 @@ def configure(module: pl.LightningModule, optimizer: Optimizer, schedule: Any, m
             own dictionary with such a callable under `scheduler`, whose other keys win; or None. torch's OneCycleLR and
             CosineAnnealingLR take their length from the Trainer where they have none. Torch's schedules are stepped
             after each epoch, but for a OneCycleLR without `total_steps`.
-        metric: the key of the objective, for a plateau that names no `monitor`.
+        metric: the key of the objective, for a plateau that names no `monitor`; in a training of tuner it is known.
 
     Raises:
         ConfigError: the schedule does not take the arguments that it is given, one of them is out of range, or the
@@ -64,7 +78,7 @@ def configure(module: pl.LightningModule, optimizer: Optimizer, schedule: Any, m
 
 
 def _monitor(schedule: Any, metric: str | None) -> str:
-    key = given(schedule, "monitor") or metric
+    key = given(schedule, "monitor") or metric or _OBJECTIVE.get()
     if key is None:
         remedy = "Write `monitor: ${objective.metric}` beside its _target_."
         raise ConfigError([Problem("schedule.monitor", "a plateau needs the key of the objective", None, remedy)])

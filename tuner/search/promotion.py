@@ -173,7 +173,8 @@ def _ending(history: History, plan: Plan) -> Action:
     if trials_left and least <= left:
         return Draw()
     if not trials_left:
-        return Finished(f"all {plan.trials} trials are drawn, and the best of them trained in full")
+        trained = ", and the best of them trained in full" if history.count(State.COMPLETE) else ""
+        return Finished(f"all {plan.trials} trials are drawn{trained}")
     return Finished(f"the budget of {plan.budget:g} epochs is used up")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tuner.schedules.trainer import objective
 from tuner.training.callbacks import Interrupted, Report, Save
 from tuner.training.final import train_final
 from tuner.training.fit_batch import fit_batch
@@ -23,6 +24,7 @@ JOBS: Mapping[Kind, Job] = {
 
 def run(task: Task, report: Report, interrupted: Interrupted, saved: Save | None = None) -> Result:
     """Do what the task says; see `tuner.training.run.train` for the arguments and what is raised."""
-    if task.kind is Kind.TRAIN:
-        return train(task, report, interrupted, saved)
-    return JOBS[task.kind](task, report, interrupted)
+    with objective(task.metric):
+        if task.kind is Kind.TRAIN:
+            return train(task, report, interrupted, saved)
+        return JOBS[task.kind](task, report, interrupted)
