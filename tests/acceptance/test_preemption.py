@@ -55,6 +55,7 @@ def undisturbed(tmp_path_factory):
     return facts(folder)
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_told_to_end_saves_what_trains_in_the_middle_of_an_epoch(tmp_path, undisturbed):
     program = start(tmp_path)
     wait_for_epochs(tmp_path, 3)

@@ -136,7 +136,7 @@ def _race(url, round_id, barrier, winners):
         time.sleep(2)  # or it would be dead, and the next one would take over
 
 
-@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("expired", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_of_many_controllers_one_gets_the_lease(store_url, database, leases, record, expired):
     if expired:
         leases.take(record.id, record.name, ELSEWHERE)

@@ -85,6 +85,7 @@ def count_commits(url, cutter, postgres):
         return before - cutter._left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["not applied", "applied and not answered"])
 def test_a_connection_that_breaks_at_any_commit_leaves_no_trace(cut_url, cutter, postgres, undisturbed, after):
     commits = count_commits(cut_url, cutter, postgres)
