@@ -548,7 +548,8 @@ def steps_written(folder, ticks, every_s, **trainer):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     with without_noise():
         pl.seed_everything(0, verbose=False)
-        fit = pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[pause, ticks], **quiet, **trainer)
+        place = {"accelerator": "cpu", "default_root_dir": folder}
+        fit = pl.Trainer(max_epochs=2, callbacks=[pause, ticks], **place, **quiet, **trainer)
         fit.fit(modules.Own(), *modules.loaders())
     return notes.steps
 
