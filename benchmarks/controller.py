@@ -39,8 +39,8 @@ from tuner.launch.protocol import Ended, Event, Measured
 from tuner.progress import Progress
 from tuner.search.distributions import distribution, optuna_name
 from tuner.store.database import Database
+from tuner.store.leases import Leases
 from tuner.store.ledger import Ledger
-from tuner.store.rounds import Rounds
 from tuner.training.task import Answer, Measurement, Outcome, Result, Task
 
 EPOCHS = 40
@@ -187,7 +187,7 @@ class Phases:
             ("decide", tuner.round, "next_action"),
             ("task", StudyNodes, "plain"),
             ("files", Checkpoints, "drop"),
-            ("lease", Rounds, "renew"),
+            ("lease", Leases, "renew"),
             ("show", Progress, "trial_left"),
             ("show", Progress, "tick"),
         ]

@@ -26,7 +26,7 @@ from tuner.search.history import Entry, History, Reading, State
 from tuner.search.stages import Stage, Zoom, dimensions_of, stage_of, stages_until
 from tuner.store.database import Database
 from tuner.store.ledger import Ledger
-from tuner.store.rounds import Champion, Owner, Rounds, RoundState
+from tuner.store.rounds import Champion, Rounds, RoundState
 
 STEPS_PER_EPOCH = 17
 VALUES = 10  # that a trial reports on the way to each rung, and to the end
@@ -78,9 +78,7 @@ def fill(settings: Settings, trials: int) -> None:
             trial.attributes = {"stage": name, **trial.attributes}
         _write(database, record.name, study, filled)
         rounds.crown(record, Champion(0, 0.9, {}, (), provisional=True), now)
-        owner = Owner.this_process()
-        rounds.lease(record, owner, now)
-        rounds.release(record, owner, state=RoundState.FINISHED, budget=budgets(settings), seconds_used=1.0)
+        rounds.close(record, state=RoundState.FINISHED, budget=budgets(settings), seconds_used=1.0)
 
 
 def fill_plain(settings: Settings, name: str, trials: int) -> None:

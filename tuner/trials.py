@@ -73,7 +73,7 @@ class Trials:
 
     def checkpoint(self, number: int) -> Path | None:
         """The file that a trial goes on from, if it is there."""
-        name = self.kept(number)["file"]
+        name = self.kept(number).get("file")  # a round of an earlier version has none
         return self.checkpoints.at(number, name) if name else None
 
     def resumed(self, number: int, target: int, **attributes: Any) -> None:
