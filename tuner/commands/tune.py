@@ -145,8 +145,8 @@ class _Session:
 
     def _empty_if_nothing_was_trained(self) -> None:
         """A mistake that only a worker could find leaves no round behind that nobody would ever go on with."""
-        if any(trial.intermediate_values for trial in self._ledger.trials):
-            return
+        if any(trial.intermediate_values or trial.state.is_finished() for trial in self._ledger.trials):
+            return  # one that has ended, if only by diverging, is a result
         storage = self._database.storage
         storage.delete_study(storage.get_study_id_from_name(self._record.name))
         self.is_empty = True
