@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from faulty import Line
+from launching import pids, task, wait_idle
 from rounds import start
 
 from tuner.cli import main
@@ -31,7 +32,7 @@ from tuner.launch.groups import Groups, NodeLost
 from tuner.launch.local import local_groups
 from tuner.launch.protocol import Checkpointed, Ended, Lost, Measured
 from tuner.launch.ray import Demand, ray_groups
-from tuner.training.task import Outcome, Task
+from tuner.training.task import Outcome
 
 assert Line  # the workers import it by name
 
@@ -61,17 +62,6 @@ def two_nodes(cluster):
     return [cluster.add_node(num_cpus=1) for _ in range(2)]
 
 
-def task(folder, *, trial=0, module=None, trainer=None, **changes):
-    config = {
-        "module": {"_target_": "faulty.Line", "marks": str(folder), **(module or {})},
-        "data": {"_target_": "faulty.loaders"},
-        "trainer": {"max_epochs": 3, "accelerator": "cpu", **(trainer or {})},
-        "optimizer": None,
-        "schedule": None,
-    }
-    return Task(trial, config, "val/loss", 0, str(folder / f"trial-{trial}"), **changes)
-
-
 def until(launcher, kind, count=1, seconds=90.0):
     """Events until there are so many of a kind."""
     events, deadline = [], time.monotonic() + seconds
@@ -81,13 +71,6 @@ def until(launcher, kind, count=1, seconds=90.0):
     return events
 
 
-def wait_idle(launcher, count=1, seconds=90.0):
-    deadline = time.monotonic() + seconds
-    while len(launcher.idle()) < count:
-        assert time.monotonic() < deadline
-        launcher.events(0.1)
-
-
 def values(events):
     return [event.measurement.value for _, event in events if isinstance(event, Measured)]
 
@@ -95,10 +78,6 @@ def values(events):
 def nodes(launcher):
     """Ids of the nodes that the ranks run on, by group."""
     return [[rank._node for rank in group.ranks] for _, group in sorted(launcher._groups.items())]
-
-
-def pids(launcher):
-    return [int(rank.where.rpartition(":")[2]) for group in launcher._groups.values() for rank in group.ranks]
 
 
 def heard(stream, text):
