@@ -9,7 +9,7 @@ run: $(VENV)/run.stamp
 	$(BIN)/python -m tuner study=digits
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not gpu"
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m "slow and not gpu"
