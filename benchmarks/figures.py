@@ -10,16 +10,20 @@ import datetime as dt
 import importlib.metadata
 import os
 import platform
+import random
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PACKAGES = ("tuner", "optuna", "torch", "lightning", "sqlalchemy")
 
@@ -56,6 +60,23 @@ class Spread:
         return (
             f"{short(self.median)} ({short(self.quantile(low))} to {short(self.quantile(high))}, n={len(self.values)})"
         )
+
+
+def interval(
+    values: Sequence[T],
+    statistic: Callable[[Sequence[T]], float] = statistics.fmean,  # type: ignore[assignment]
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic by bootstrap (Efron 1979): the values are drawn anew, with repetition.
+
+    The draws have a fixed seed. With infinite statistics the bounds are statistics that were drawn, not between two.
+    """
+    generator = random.Random(0)
+    drawn = sorted(statistic(generator.choices(values, k=len(values))) for _ in range(draws))
+    outside = round((1 - level) / 2 * draws)
+    return drawn[outside], drawn[draws - 1 - outside]
 
 
 def short(value: float) -> str:

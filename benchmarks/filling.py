@@ -29,9 +29,10 @@ from tuner.store.ledger import Ledger
 from tuner.store.rounds import Champion, Rounds, RoundState
 
 STEPS_PER_EPOCH = 17
-VALUES = 10  # that a trial reports on the way to each rung, and to the end
-#: Trials above this share of all qualities were trained in full, as the rule of `promote` has it.
-BEST = 0.75
+VALUES = 20  # that a trial reports on the way to each rung, and to the end
+#: Trials above this share of all qualities were trained in full: those that the rule of `promote` has so, and a few
+#: more, so that a round that is resumed begins with a draw and not with a paused trial.
+BEST = 0.73
 
 
 def quality(trial: int) -> float:

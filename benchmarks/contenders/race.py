@@ -1,0 +1,281 @@
+"""One study, for which the contenders run: their command lines, their processes, and what is kept of each run.
+
+What the logs come to is the business of `curves` and `results`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from figures import note, temporary_folder
+from first_run import test_accuracies
+from optuna.trial import TrialState
+
+from contenders.curves import Run
+from contenders.problem import Job
+from contenders.record import read, recommend
+from tuner.commands.values import own_values
+from tuner.config import StudySettings, load
+from tuner.launch.devices import cores, gpus
+from tuner.store.database import Database
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+#: Seconds that a contender may take to end after its budget, before it is taken for stuck.
+STUCK_S = 300.0
+OWN = "tuner"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that searches.
+
+    Attributes:
+        title: in tables.
+        module: to run, or None for tuner's command line.
+        processes: of it; None for one in each place.
+        options: of the module.
+        peers: whether it needs the peers' environment.
+    """
+
+    title: str
+    module: str | None = None
+    processes: int | None = 1
+    options: Mapping[str, str] | None = None
+    peers: bool = False
+
+
+def _optuna(title: str, sampler: str, pruner: str) -> dict[str, Contender]:
+    options = {"sampler": sampler, "pruner": pruner}
+    key = f"optuna-{sampler}" if pruner == "none" else f"optuna-{sampler}-{pruner}"
+    one = Contender(f"Optuna, {title}", "contenders.optuna_study", 1, options)
+    return {key: one, f"{key}-all": replace(one, title=f"{one.title}, all places", processes=None)}
+
+
+CONTENDERS = {
+    OWN: Contender("tuner"),
+    **_optuna("TPE, median pruner", "tpe", "median"),
+    **_optuna("TPE, Hyperband", "tpe", "hyperband"),
+    **_optuna("Gaussian process", "gp", "none"),
+    "ray-asha": Contender("Ray Tune, ASHA", "contenders.ray_tune", peers=True),
+}
+
+
+@dataclass(frozen=True)
+class Race:
+    """One study, for which the contenders run.
+
+    Attributes:
+        words: of the study, as the command line has them.
+        seconds: of each contender's budget.
+        equal: whether the peers get all of what the study says.
+        fresh: trainings of each recommendation with fresh seeds.
+        peers: Python of the peers' environment; None where it is not needed.
+        keep: folder of finished runs.
+    """
+
+    words: Sequence[str]
+    seconds: float
+    equal: bool
+    fresh: int
+    peers: Path | None
+    keep: Path
+
+    @property
+    def slots(self) -> int:
+        """Trainings at the same time."""
+        return len(gpus()) or len(cores())
+
+    @functools.cached_property
+    def study(self) -> StudySettings:
+        study = load(self.words).study
+        assert study is not None
+        return study
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What runs must share to be compared."""
+        return {"words": list(self.words), "seconds": self.seconds, "equal": self.equal, "slots": self.slots}
+
+    def run(self, name: str, seed: int) -> Run:
+        """What a contender does with a seed; taken from `keep` where it has been done."""
+        file = self.keep / f"{name}-{seed}.json"
+        if not file.exists():
+            with temporary_folder() as folder:
+                began = self._tuner(folder, seed) if name == OWN else self._peer(CONTENDERS[name], folder, seed)
+                lines = read(folder / "log.jsonl")
+            write(file, {"began": began, "lines": lines})
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        run = Run.of_log(kept["lines"], kept["began"], self.seconds)
+        best = run.seen[-1][1] if run.seen else math.nan
+        note(f"{self.study.name}, {name}, seed {seed}: {run.trainings} trainings, {run.epochs} epochs, best {best:.4f}")
+        return run
+
+    def _tuner(self, folder: Path, seed: int) -> float:
+        log, url = folder / "log.jsonl", f"sqlite:///{folder / 'tuner.db'}"
+        metric = self.study.objective.metric
+        callback = f"{{_target_: contenders.record.Record, file: '{log}', metric: {metric}}}"
+        workers = [] if gpus() else [f"launcher.workers={self.slots}"]
+        words = [
+            "-m", "tuner", *self.words, f"seed={seed}", f"search.timeout={self.seconds:g}", "search.budget=null",
+            f"store.url={url}", f"store.folder={folder}", f"+trainer.callbacks=[{callback}]", *workers,
+        ]  # fmt: skip
+        # 1: without one training in full there is no champion.
+        began = together([[sys.executable, *words]], folder, self.seconds + STUCK_S, may_exit={0, 1})
+        with Database(url) as database:
+            [record] = database.storage.get_all_studies()
+            trials = database.storage.get_all_trials(record._study_id)  # noqa: SLF001 - Optuna's storages are keyed by it
+        complete = [
+            (trial.datetime_complete, trial.value, trial)
+            for trial in trials
+            if trial.state is TrialState.COMPLETE and trial.datetime_complete and trial.value is not None
+        ]
+        best = -math.inf
+        for ended, value, trial in sorted(complete, key=lambda one: one[0]):
+            if value > best:
+                best = value
+                values = trial.user_attrs["hyperparameters"]
+                recommend(log, f"trial-{trial.number}", value, values, at=ended.timestamp())
+        return began
+
+    def _peer(self, contender: Contender, folder: Path, seed: int) -> float:
+        python = self.peers if contender.peers else Path(sys.executable)
+        processes = contender.processes or self.slots
+        job = Job(
+            words=self.words,
+            log=str(folder / "log.jsonl"),
+            folder=str(folder),
+            seconds=self.seconds,
+            seed=seed,
+            slots=self.slots,
+            place=0,
+            threads=None if gpus() else 1,
+            equal=self.equal,
+            # Processes that load images keep a GPU busy; on a CPU they would take the cores that train.
+            loader_workers=min(8, len(cores()) // self.slots) if gpus() else 0,
+            own=self.study.space.drawn(own_values(self.study)) if self.equal else {},
+            options={**(contender.options or {}), "processes": processes},
+        )
+        commands = [
+            [str(python), "-m", str(contender.module), replace(job, place=place).as_word()]
+            for place in range(processes)
+        ]
+        # Ray divides the devices by itself.
+        seen = [
+            {} if contender.peers or not gpus() else {"CUDA_VISIBLE_DEVICES": gpus()[place]}
+            for place in range(processes)
+        ]
+        return together(commands, folder, self.seconds + STUCK_S, seen)
+
+    def tested(self, name: str, seed: int, run: Run) -> list[float]:
+        """Test values of what was recommended, trained afresh; the same seeds for all."""
+        if run.values is None:
+            return []
+        file = self.keep / f"{name}-{seed}-test.json"
+        found: list[float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        if len(found) < self.fresh:
+            overrides = self.study.nodes.overrides(run.values, self.study.space)
+            found = test_accuracies([*self.words, *overrides], self.fresh)
+            write(file, found)
+        note(f"{self.study.name}, {name}, seed {seed}: test {', '.join(f'{value:.4f}' for value in found)}")
+        return found
+
+
+def write(file: Path, content: Any) -> None:
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps(content), encoding="utf-8")
+    beside.replace(file)
+
+
+def together(
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    limit_s: float,
+    environments: Sequence[Mapping[str, str]] = (),
+    *,
+    may_exit: Container[int] = (0,),
+) -> float:
+    """Start these commands side by side and wait for all; when they were started, in seconds since the epoch.
+
+    Args:
+        commands: words of each; they find the modules of the benchmarks.
+        folder: to run in; their output goes there.
+        limit_s: after which they are killed.
+        environments: what each has besides this process's environment.
+        may_exit: codes that are no failure.
+
+    Raises:
+        RuntimeError: one of them has failed, or has not ended in time.
+    """
+    paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    outputs = [folder / f"output-{place}.txt" for place in range(len(commands))]
+    given = [
+        {**os.environ, **own, "PYTHONPATH": os.pathsep.join(paths)} for own in environments or [{}] * len(commands)
+    ]
+    began, started = time.time(), list[subprocess.Popen[bytes]]()
+    try:
+        for words, output, own in zip(commands, outputs, given, strict=True):
+            with output.open("wb") as file:
+                started.append(
+                    subprocess.Popen(
+                        words, cwd=folder, env=own, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                    )
+                )
+        for process in started:
+            process.wait(max(0.0, began + limit_s - time.time()))
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{error}\n{_end_of(outputs)}") from None
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if any(process.returncode not in may_exit for process in started):
+        raise RuntimeError(f"{' '.join(commands[0][:3])} failed:\n{_end_of(outputs)}")
+    return began
+
+
+def _end_of(outputs: Sequence[Path]) -> str:
+    return "\n".join(output.read_text(encoding="utf-8", errors="replace")[-3000:] for output in outputs)
+
+
+def peers_python(folder: Path) -> Path:
+    """Python of the peers' environment, which is made where it is not there or its list has changed.
+
+    Raises:
+        RuntimeError: it cannot be installed.
+    """
+    python, wanted, stamp = folder / "bin" / "python", BENCHMARKS / "peers.txt", folder / "peers.txt"
+    if stamp.exists() and stamp.read_bytes() == wanted.read_bytes():
+        return python
+    note(f"installing the peers into {folder}, once")
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for words in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [
+            str(python),
+            *install,
+            "-c",
+            str(BENCHMARKS.parent / "constraints.txt"),
+            "-r",
+            str(wanted),
+            "-e",
+            str(BENCHMARKS.parent),
+        ],
+    ):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{folder} cannot be made: {done.stderr.strip()[-2000:]}")
+    shutil.copyfile(wanted, stamp)
+    return python

@@ -1,0 +1,1 @@
+"""What `benchmarks/search.py` measures with: tables of learning curves, simulated rounds, and what they are held to."""

@@ -1,0 +1,21 @@
+"""What one simulated run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search on one task.
+
+    Attributes:
+        regrets: of the recommended configuration, by budget in full trainings.
+        drawn: configurations drawn until then, by budget.
+        proposals: milliseconds that each proposal took.
+    """
+
+    regrets: dict[float, float]
+    drawn: dict[float, int]
+    proposals: Sequence[float]

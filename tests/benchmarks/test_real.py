@@ -1,0 +1,291 @@
+"""The benchmark of real trainings: how it counts, that all search the same space on the same data, and that it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+import torch
+
+from tuner.config import load
+from tuner.search.distributions import distribution, optuna_name
+from tuner.training.build import instantiate
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch) -> SimpleNamespace:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import figures
+    from contenders import curves, optuna_study, problem, race, record, results
+
+    return SimpleNamespace(
+        curves=curves, figures=figures, optuna=optuna_study, problem=problem, race=race, record=record, results=results
+    )
+
+
+# -- intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_lies_around_the_mean_and_narrows_with_more_values(bench):
+    values = [random.Random(seed).gauss(0, 1) for seed in range(100)]
+    (few_low, few_high), (low, high) = bench.figures.interval(values[:10]), bench.figures.interval(values)
+    assert low < sum(values) / 100 < high
+    assert high - low < few_high - few_low
+    # Of a mean of 100 values with deviation 1: 1.96 / 10 to either side, give or take what 100 draws tell of it.
+    assert 0.14 < (high - low) / 2 < 0.26
+    assert bench.figures.interval([3.0] * 5) == (3.0, 3.0)
+
+
+def test_an_interval_of_a_statistic_that_may_be_infinite_has_no_bound_between_two(bench):
+    low, high = bench.figures.interval([0, 1, 2], lambda chosen: math.inf if 2 in chosen else 0.25)
+    assert (low, high) == (0.25, math.inf)
+
+
+# -- logs -----------------------------------------------------------------------------------------------------------
+
+LINES = [
+    {"at": 102.0, "trial": "trial-0"},
+    {"at": 103.0, "trial": "trial-0", "epoch": 1, "value": 0.5},
+    {"at": 104.0, "trial": "trial-1"},
+    {"at": 105.0, "trial": "trial-1", "epoch": 1, "value": 0.4},
+    {"at": 106.0, "trial": "trial-0", "epoch": 2, "value": 0.7},
+    {"at": 106.0, "trial": "trial-0", "value": 0.7, "recommended": {"lr": 0.1}},
+    {"at": 108.0, "trial": "trial-0"},  # it goes on
+    {"at": 109.0, "trial": "trial-1", "epoch": 2, "value": 0.8},
+    {"at": 110.5, "trial": "trial-2"},
+    {"at": 111.0, "trial": "trial-1", "value": 0.8, "recommended": {"lr": 0.2}},
+]
+
+
+def test_a_run_counts_what_is_over_by_the_end_of_the_budget(bench):
+    run = bench.curves.Run.of_log(LINES, began=100.0, seconds=10.0)
+    assert run.seen == [(0.3, 0.5), (0.6, 0.7), (0.9, 0.8)]
+    assert run.recommended == [(0.6, 0.7)]
+    assert run.values == {"lr": 0.1}
+    assert (run.trainings, run.epochs) == (2, 4)
+    later = bench.curves.Run.of_log(LINES, began=100.0, seconds=20.0)
+    assert (later.trainings, later.values) == (3, {"lr": 0.2})
+    nothing = bench.curves.Run.of_log([], began=100.0, seconds=10.0)
+    assert (nothing.seen, nothing.recommended, nothing.values, nothing.trainings) == ([], [], None, 0)
+
+
+def test_without_recommendations_the_trial_with_the_best_last_value_is_taken(bench):
+    lines = [
+        {"at": 1.0, "trial": "a", "values": {"lr": 1}},
+        {"at": 2.0, "trial": "a", "epoch": 1, "value": 0.9},
+        {"at": 3.0, "trial": "b", "values": {"lr": 2}},
+        {"at": 4.0, "trial": "b", "epoch": 1, "value": 0.8},
+        {"at": 5.0, "trial": "a", "epoch": 2, "value": 0.6},
+        {"at": 6.0, "trial": "b", "epoch": 2, "value": math.nan},
+    ]
+    run = bench.curves.Run.of_log(lines, began=0.0, seconds=10.0)
+    assert run.recommended == [(0.2, 0.9), (0.5, 0.8), (0.6, 0.6)]
+    assert run.values == {"lr": 1}
+    assert run.seen == [(0.2, 0.9)]
+
+
+def test_lines_of_two_processes_are_read_in_the_order_of_time(bench, tmp_path):
+    file = tmp_path / "log.jsonl"
+    assert bench.record.read(file) == []
+    bench.record.append(file, trial="late")
+    bench.record.recommend(file, "early", 0.5, {"lr": 0.1}, at=1.0)
+    assert [line["trial"] for line in bench.record.read(file)] == ["early", "late"]
+
+
+# -- curves ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_has_a_value_from_its_first_point_on(bench):
+    curve = [(0.25, 0.5), (0.5, 0.7)]
+    assert math.isnan(bench.curves.value_at(curve, 0.2))
+    assert [bench.curves.value_at(curve, share) for share in (0.25, 0.4, 0.5, 1.0)] == [0.5, 0.5, 0.7, 0.7]
+    assert math.isnan(bench.curves.value_at([], 1.0))
+
+
+def test_a_mean_begins_when_all_seeds_have_a_value(bench):
+    curves = [[(0.1, 0.25), (0.6, 0.75)], [(0.3, 0.5)]]
+    assert bench.curves.mean_of(curves) == [(0.3, 0.375), (0.6, 0.625)]
+    assert bench.curves.mean_of([[(0.1, 0.2)], []]) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "share"),
+    [
+        # Two seeds of the contender, two of each other; the mean reaches the other's end at 0.6.
+        ([[(0.2, 0.4), (0.6, 0.8)], [(0.3, 0.8)]], {"a": [[(0.9, 0.7)], [(0.8, 0.9)]]}, 0.6),
+        ([[(0.2, 0.4), (0.6, 0.8)], [(0.3, 0.8)]], {"a": [[(0.9, 0.6)], [(0.8, 0.6)]]}, 0.3),
+        (
+            [[(0.2, 0.4)], [(0.3, 0.8)]],
+            {"a": [[(0.9, 0.6)], [(0.8, 0.6)]], "b": [[(0.1, 0.9)], [(0.1, 0.9)]]},
+            math.inf,
+        ),
+        # b has nothing with one of the seeds.
+        ([[(0.2, 0.8)], [(0.3, 0.8)]], {"a": [[(0.9, 0.6)], [(0.8, 0.6)]], "b": [[(0.1, 0.9)], []]}, 0.3),
+        ([[(0.2, 0.8)], [(0.3, 0.8)]], {"b": [[(0.1, 0.9)], []]}, math.nan),
+        ([[], [(0.3, 0.8)]], {"a": [[(0.9, 0.6)], [(0.8, 0.6)]]}, math.inf),
+    ],
+)
+def test_the_share_of_the_budget_until_the_best_of_the_others(bench, own, others, share):
+    def run(curve):
+        return bench.curves.Run(seen=curve, recommended=[], values=None, trainings=0, epochs=0)
+
+    seeds = [
+        {"own": run(own[place]), **{name: run(curves[place]) for name, curves in others.items()}} for place in range(2)
+    ]
+    found = bench.curves.share_until(seeds, "own", list(others), lambda one: one.seen)
+    assert found(range(2)) == pytest.approx(share, nan_ok=True)
+
+
+# -- the peers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["study=digits"], ["study=cifar"]])
+def test_plain_optuna_draws_from_the_space_of_the_study(bench, words):
+    space = load(words).study.space
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        values = bench.optuna.suggested(trial, space)
+        assert set(values) == set(space.names)
+        assert all(space[name].scale.contains(value) for name, value in values.items())
+        assert trial.distributions == {optuna_name(parameter): distribution(parameter) for parameter in space}
+
+
+def test_loaders_of_the_peers_have_the_examples_and_the_steps_of_the_study(bench):
+    node = load(["study=digits", "data.batch_size=32"]).study.nodes.plain()["data"]
+    train, val = bench.problem.loaders(node, 0)
+    data = instantiate(node)
+    assert len(train) == len(data.train_dataloader())
+    assert torch.equal(torch.stack([image for image, _ in train.dataset]), data.train[0])
+    assert torch.equal(torch.cat([images for images, _ in val]), data.val[0])
+    assert [len(labels) for _, labels in train] == [32] * len(train)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, for whoever sits at the keyboard
+@pytest.mark.parametrize("equal", [False, True], ids=["as their examples", "equal"])
+def test_a_training_of_the_peers_is_logged(bench, tmp_path, equal):
+    log = tmp_path / "log.jsonl"
+    job = bench.problem.Job(
+        words=["study=digits", "trainer.max_epochs=2", "trainer.accelerator=cpu"],
+        log=str(log), folder=str(tmp_path), seconds=1.0, seed=0, slots=1, place=0, threads=None, equal=equal,
+        loader_workers=0, own={}, options={},
+    )  # fmt: skip
+    values = {"lr": 0.1, "momentum": 0.9, "batch_size": 256, "hidden": 16, "layers": 1, "dropout": 0.0}
+    value = job.train(3, {**values, "weight_decay": 1e-4, "schedule": "constant"}, [])
+    began, first, last = bench.record.read(log)
+    assert began == {"at": began["at"], "trial": "trial-3"}
+    assert (first["epoch"], last["epoch"], last["value"]) == (1, 2, value)
+    assert bench.problem.Job(**json.loads(job.as_word())) == job
+    assert asdict(job)["words"] == job.words
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_fails_is_told_with_its_last_words(bench, tmp_path):
+    fine = [sys.executable, "-c", "print('fine')"]
+    bench.race.together([fine, fine], tmp_path, 60.0)
+    assert (tmp_path / "output-1.txt").read_text() == "fine\n"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        bench.race.together([fine, [sys.executable, "-c", "raise SystemExit('no such thing')"]], tmp_path, 60.0)
+
+
+def test_a_program_that_does_not_end_is_killed_with_its_children(bench, tmp_path):
+    child = "import time; open('alive', 'w').close(); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(RuntimeError, match="timed out"):
+        bench.race.together([[sys.executable, "-c", parent]], tmp_path, 5.0)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "open('alive', 'w').close(); time.sleep(600)" not in listed
+
+
+def test_a_finished_run_is_not_run_again(bench, tmp_path):
+    race = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path)
+    bench.race.write(tmp_path / "tuner-0.json", {"began": 100.0, "lines": LINES})
+    bench.race.write(tmp_path / "tuner-0-test.json", [0.5])
+    run = race.run("tuner", 0)
+    assert (run.trainings, run.epochs) == (2, 4)
+    assert race.tested("tuner", 0, run) == [0.5]
+
+
+def test_tables_and_figure_of_two_seeds(bench, tmp_path):
+    def run(value):
+        return bench.curves.Run([(0.2, value - 0.1), (0.4, value)], [(0.5, value)], {"lr": 0.1}, 3, 7)
+
+    race = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path)
+    names = ("tuner", "optuna-gp", "ray-asha")
+    seeds = [{name: run(0.9 + 0.01 * seed - 0.02 * place) for place, name in enumerate(names)} for seed in range(2)]
+    nothing = bench.curves.Run([], [], None, 0, 0)
+    seeds[1]["ray-asha"] = nothing
+    tests = [{name: [0.8, 0.9] for name in names}, {name: [] if name == "ray-asha" else [0.7] for name in names}]
+    results = bench.results.Results(race, seeds, tests)
+    own, gp, ray = results.over_time(bench.results.seen, markdown=True).splitlines()[2:]
+    assert [cell.strip() for cell in own.strip("|").split("|")][1:4] == [
+        "",
+        "80.50 (80.0 to 81.0)",
+        "80.50 (80.0 to 81.0)",
+    ]
+    assert "88.50 (88.0 to 89.0)" in gp
+    assert "86.00 (1 of 2)" in ray
+    own, gp, ray = results.summary(markdown=True).splitlines()[2:]
+    assert [cell.strip() for cell in gp.strip("|").split("|")][4:] == [
+        "77.50 (70.0 to 85.0)", "+0.00 (+0.0 to +0.0)", "40% (40% to 40%)", "50% (50% to 50%)",
+    ]  # fmt: skip
+    said = list(results.verdicts())
+    assert [line.partition(":")[0] for line in said] == ["met", "met"]
+    assert said[0].endswith("at its end: 40% (40% to 40%); target at most 50%")
+    bench.results.plot([results], tmp_path / "real.png")
+    assert (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seconds", "1", "2"], "--seconds has one number above 0 for each study (1), not [1.0, 2.0]"),
+        (["--contenders", "nobody"], "invalid choice: 'nobody'"),
+        (["--keep", "{kept}"], "has runs with other settings: seconds was 7.0 and is 60.0. Name another folder."),
+    ],
+)
+def test_a_mistake_is_told_before_any_work(bench, tmp_path, monkeypatch, capsys, options, words):
+    import real
+
+    race = bench.race.Race(["study=digits"], 7.0, False, 1, None, tmp_path / "digits")
+    race.keep.mkdir()
+    bench.race.write(race.keep / "settings.json", race.settings)
+    monkeypatch.setattr(sys, "argv", ["real.py", *(word.format(kept=tmp_path) for word in options)])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as left:
+        real.main()
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_contenders_run_and_are_compared(tmp_path):
+    keep, figure = tmp_path / "keep", tmp_path / "real.png"
+    words = [sys.executable, str(BENCHMARKS / "real.py"), "--quick", "--markdown", "--seconds", "25"]
+    more = ["--keep", str(keep), "--plot", str(figure)]
+    done = subprocess.run([*words, *more], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout
+    rows = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("| ")}
+    for name in ("tuner", "Optuna, TPE, median pruner"):
+        trainings, epochs, val, test = [cell.strip() for cell in rows[name].split("|")][2:6]
+        assert float(trainings) > 0
+        assert float(epochs) > 0
+        assert 0 < float(val) <= 100
+        assert 0 < float(test) <= 100
+    assert "share of the budget until tuner has the best validation value" in done.stdout
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    kept = json.loads((keep / "digits" / "tuner-0.json").read_text())
+    assert all(line["at"] > kept["began"] for line in kept["lines"])
