@@ -12,7 +12,7 @@ test: lint types
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not gpu"
 
 slow: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow and not gpu"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ class _Simulation:
             if not self._goes_on(trial, epoch):
                 trial, epoch = self._next(), 0
             heapq.heappush(under_way, (then, worker, trial, epoch))
-        return Run(regrets, spent, self._proposals)
+        return Run(regrets, spent, self._proposals, {budget: budget for budget in budgets})
 
     def _next(self) -> Trial:
         began = time.perf_counter()

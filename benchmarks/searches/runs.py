@@ -14,8 +14,10 @@ class Run:
         regrets: of the recommended configuration, by budget in full trainings.
         drawn: configurations drawn until then, by budget.
         proposals: milliseconds that each proposal took.
+        clock: by budget the time that the run took, in full trainings' worth of all workers.
     """
 
     regrets: dict[float, float]
     drawn: dict[float, int]
     proposals: Sequence[float]
+    clock: dict[float, float]

@@ -1,0 +1,163 @@
+"""tuner's rounds on tables of learning curves: the real configuration, plan, sampler, and rule for free workers.
+
+Only what trains is replaced, by a table and a clock that counts epochs. The study in memory carries the same attributes
+that the ledger gives it, so samplers see what they see in a round.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import optuna
+import yaml
+from optuna.trial import Trial, TrialState
+
+from searches.runs import Run
+from searches.tables import Array, Curves
+from tuner.chosen import plan_of, sampler_of
+from tuner.config import Settings, load
+from tuner.search.distributions import distribution, from_optuna, optuna_name
+from tuner.search.history import History, State
+from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
+from tuner.search.sampler import OUTCOME, PAUSED_AT, READINGS, TARGET
+
+#: Systems by name: overrides of the configuration. The first is the default.
+SYSTEMS: Mapping[str, tuple[str, ...]] = {
+    "coarse_to_fine": (),
+    "plain zoom": ("search.screen=false",),
+    "tiered": ("search=tiered",),
+    "random, promotion": ("search=random",),
+    "quasi_random, promotion": ("search=quasi_random",),
+    "tpe": ("search=tpe",),
+    "gp": ("search=gp",),
+}
+#: Tiers of the parameters that the field tunes first; what is not named is of tier 3.
+TIERS = {"learning_rate": 1, "momentum": 2, "batch_size": 2, "max_units": 2}
+
+
+def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, budget: float) -> Run:
+    """One round.
+
+    Args:
+        curves: the table.
+        system: a name of `SYSTEMS`.
+        task: of the table.
+        seed: of the round and of the noise.
+        workers: trials at a time.
+        budget: full trainings' worth of epochs.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _Round(curves, _settings(curves, SYSTEMS[system], budget, seed), task, seed).run(workers, budget)
+
+
+def _settings(curves: Curves, overrides: tuple[str, ...], budget: float, seed: int) -> Settings:
+    rows = tuple((name, *bound) for name, bound in curves.bounds.items())
+    words = [*overrides, f"search.budget={budget:g}", f"seed={seed}"]
+    return _loaded(rows, curves.epochs, tuple(words))
+
+
+@lru_cache(maxsize=4096)
+def _loaded(rows: tuple[tuple[str, float, float, str], ...], epochs: int, words: tuple[str, ...]) -> Settings:
+    study = {
+        "name": "table",
+        "module": {"_target_": "types.SimpleNamespace", **{name: low for name, low, _, _ in rows}},
+        "data": {"_target_": "types.SimpleNamespace"},
+        "objective": {"metric": "value", "direction": "maximize"},
+        "space": {
+            name: {"kind": scale, "low": low, "high": high, "path": f"module.{name}", "tier": TIERS.get(name, 3)}
+            for name, low, high, scale in rows
+        },
+        "trainer": {"max_epochs": epochs},
+    }
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "study").mkdir()
+        (Path(folder) / "study" / "table.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(study)}")
+        return load(["study=table", *words], config_dir=folder)
+
+
+@dataclass
+class _Drawn:
+    trial: Trial
+    shown: Array
+    regret: float
+
+
+class _Round:
+    def __init__(self, curves: Curves, settings: Settings, task: str, seed: int) -> None:
+        assert settings.study is not None
+        self._curves, self._task, self._seed = curves, task, seed
+        self._plan: Plan = plan_of(settings, settings.study)
+        sampler = sampler_of(settings, settings.study, defaults={}, stages=(), on_stage=_ignored)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._history = History()
+        self._trials: list[_Drawn] = []
+        self._proposals: list[float] = []
+
+    def run(self, workers: int, budget: float) -> Run:
+        now = 0
+        under_way: list[tuple[int, int]] = []
+        while True:
+            action = next_action(self._history, self._plan) if len(under_way) < workers else Wait()
+            if isinstance(action, Finished):
+                break
+            if isinstance(action, Wait):
+                now, number = heapq.heappop(under_way)
+                self._reach(number)
+                continue
+            number, epochs = self._draw() if isinstance(action, Draw) else self._resume(action)
+            heapq.heappush(under_way, (now + epochs, number))
+        complete = self._history.ranked(self._plan.epochs)
+        best = self._trials[complete[0][1]].regret if complete else 1.0
+        clock = now * workers / self._plan.epochs
+        return Run({budget: best}, {budget: len(self._trials)}, self._proposals, {budget: clock})
+
+    def _draw(self) -> tuple[int, int]:
+        began = time.perf_counter()
+        trial = self._study.ask()
+        values = {}
+        for one in self._curves.space:
+            asked = distribution(one)
+            values[one.name] = from_optuna(one, trial._suggest(optuna_name(one), asked))  # noqa: SLF001 as the ledger
+        self._proposals.append(1e3 * (time.perf_counter() - began))
+        self._trials.append(_Drawn(trial, *self._curves.trial(self._task, values, self._seed, trial.number)))
+        self._history.drawn(trial.number, self._curves.space.to_unit(values), self._plan.first_target)
+        self._note(trial.number, **{TARGET: self._plan.first_target, READINGS: []})
+        return trial.number, self._plan.first_target
+
+    def _resume(self, action: Resume) -> tuple[int, int]:
+        before = self._history[action.number].last_epoch
+        self._history.resumed(action.number, action.until)
+        self._note(action.number, **{TARGET: action.until, PAUSED_AT: None})
+        return action.number, action.until - before
+
+    def _reach(self, number: int) -> None:
+        """A training has come to its target."""
+        drawn, epoch = self._trials[number], self._history[number].target
+        shown = float(drawn.shown[epoch - 1])
+        self._history.read(number, epoch, -shown)
+        readings = [[r.epoch, -r.value, r.order] for r in self._history[number].readings]
+        self._note(number, **{READINGS: readings})
+        if epoch < self._plan.epochs:
+            self._history.paused(number)
+            self._note(number, **{PAUSED_AT: epoch})
+            return
+        self._history.ended(number, State.COMPLETE)
+        self._note(number, **{OUTCOME: str(State.COMPLETE)})
+        self._study.tell(drawn.trial, shown, TrialState.COMPLETE)
+
+    def _note(self, number: int, **attributes: object) -> None:
+        for name, value in attributes.items():
+            self._trials[number].trial.set_user_attr(name, value)
+
+
+def _ignored(_: object) -> None:
+    """Stages are of no interest here."""
