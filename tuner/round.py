@@ -25,7 +25,7 @@ from tuner.fitting import BatchFit
 from tuner.launch.protocol import Checkpointed, Ended, Event, Launcher, Lost, Measured, Refused
 from tuner.running import Job, Running, Why
 from tuner.search.history import History, State
-from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
+from tuner.search.promotion import Action, Draw, Finished, Judge, Plan, Resume, Wait, next_action
 from tuner.store.ledger import Ledger
 from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
 from tuner.trials import NO_CHECKPOINT, Trials
@@ -75,6 +75,7 @@ class Round:
         barrier: Callable[[], int | None],
         keep_lease: Callable[[float], None],
         on_best: Callable[[], object],
+        judge: Judge | None = None,
         batch_fit: BatchFit | None = None,
         seconds_used: float = 0.0,
         watcher: Watcher | None = None,
@@ -93,6 +94,7 @@ class Round:
             barrier: number of draws at which the present stage waits, None for no waiting.
             keep_lease: called with the seconds used, often; raises when the lease is lost.
             on_best: called when a trial trained in full is better than all before it.
+            judge: what a model expects of the next draw and of what waits; None: places at the rungs decide.
             batch_fit: which batches have to be divided, None where it was not measured.
             seconds_used: by earlier calls.
             watcher: shows what happens.
@@ -104,7 +106,7 @@ class Round:
         self.history, self.plan = history, plan
         self._launcher, self._ledger, self._checkpoints = launcher, ledger, checkpoints
         self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
-        self._on_best, self._batch_fit = on_best, batch_fit
+        self._on_best, self._batch_fit, self._judge = on_best, batch_fit, judge
         self._watcher, self._clock = watcher or Watcher(), clock
         self._trials = Trials(
             ledger,
@@ -133,7 +135,7 @@ class Round:
             RoundFailed: the user's code fails whatever the configuration.
         """
         self._trials.drop_stale_models()
-        action = next_action(self.history, self.plan)
+        action = next_action(self.history, self.plan, self._judge)
         if self._is_out_of_time():
             self.ending, self.reason = Ending.TIMEOUT, "the time is up"
         elif isinstance(action, Finished):
@@ -183,8 +185,7 @@ class Round:
             self._ended, self.reason = True, "the time is up" if self.ending is Ending.TIMEOUT else str(self.ending)
             return
         for worker in self._launcher.idle():
-            plan = replace(self.plan, closing=self.ending is not None, barrier_at=self._barrier())
-            action = next_action(self.history, plan)
+            action = self._next(closing=self.ending is not None)
             if isinstance(action, Draw):
                 self._draw(worker)
             elif isinstance(action, Resume):
@@ -194,6 +195,10 @@ class Round:
                 return
             elif isinstance(action, Wait):
                 return
+
+    def _next(self, *, closing: bool) -> Action:
+        plan = replace(self.plan, closing=closing, barrier_at=self._barrier())
+        return next_action(self.history, plan, self._judge)
 
     def _handle(self, events: Sequence[tuple[int, Event]]) -> None:
         """Record what happened, all of it, and stop then if some of it says so."""
@@ -319,7 +324,7 @@ class Round:
         entry = self.history[number]
         self.history.paused(number)
         closing = self.ending is not None or self._running[number].stopping is not None
-        action = next_action(self.history, replace(self.plan, closing=closing, barrier_at=self._barrier()))
+        action = self._next(closing=closing)
         if isinstance(action, Resume) and action.number == number:
             self.history.resumed(number, action.until)
             self._ledger.note(number, target=action.until)

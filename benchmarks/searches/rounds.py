@@ -97,6 +97,7 @@ class _Round:
         self._curves, self._task, self._seed = curves, task, seed
         self._plan: Plan = plan_of(settings, settings.study)
         sampler = sampler_of(settings, settings.study, defaults={}, stages=(), on_stage=_ignored)
+        self._judge = getattr(sampler, "judge", None)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._history = History()
         self._trials: list[_Drawn] = []
@@ -106,7 +107,7 @@ class _Round:
         now = 0
         under_way: list[tuple[int, int]] = []
         while True:
-            action = next_action(self._history, self._plan) if len(under_way) < workers else Wait()
+            action = next_action(self._history, self._plan, self._judge) if len(under_way) < workers else Wait()
             if isinstance(action, Finished):
                 break
             if isinstance(action, Wait):

@@ -2,11 +2,22 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from tuner.search.history import Entry, History, Reading, State
-from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action, rungs_for, survives
+from tuner.search.promotion import (
+    Draw,
+    Expectation,
+    Finished,
+    Plan,
+    Resume,
+    Wait,
+    next_action,
+    rungs_for,
+    survives,
+)
 
 R, RUNG = 50, 13
 PLAN = Plan(epochs=R, rungs=(RUNG,), eta=4)
@@ -82,6 +93,58 @@ TABLE = {
 def test_what_a_free_worker_does(case):
     history, plan, action = TABLE[case]
     assert next_action(history, plan) == action
+
+
+def judge(new, **of):
+    """Expects that of a new configuration, and of trials by number: t0=…, t1=…"""
+    return lambda history, waiting: Expectation(new, {number: of[f"t{number}"] for number in waiting})
+
+
+LADDER = Plan(R, (6, 13, 25), eta=2)
+JUDGED = {
+    # To the next rung cost 7, 12 and 25 of 50 epochs: log(1 / share) is 1.97, 1.43 and 0.69.
+    "the better a new one": (paused(1, rung=6), LADDER, judge(2.0, t0=0.0), Draw()),
+    "the same for less": (paused(1, rung=6), LADDER, judge(2.0, t0=0.04), Resume(0, 13)),
+    "whatever their places at the rung": (
+        paused(1, 2, 3, 4, rung=13),
+        LADDER,
+        judge(0, t0=0, t1=0, t2=1, t3=0),
+        Resume(2, 25),
+    ),
+    "as good, and less to go": (
+        add(paused(1, rung=13), State.PAUSED, {6: 2.0}),
+        LADDER,
+        judge(0.0, t0=0.0, t1=0.0),
+        Resume(1, 13),
+    ),
+    "too early to tell": (paused(1, rung=6), LADDER, judge(math.inf, t0=9.0), Draw()),
+    "no model": (paused(1, 2, rung=6), LADDER, lambda *_: None, Resume(0, 13)),
+    "all drawn: places decide": (
+        paused(1, 2, rung=6),
+        replace(LADDER, trials=2),
+        judge(0.0, t0=0, t1=9),
+        Resume(0, 13),
+    ),
+    "no draw fits any more": (
+        paused(1, 2, rung=13),
+        replace(LADDER, budget_epochs=70),
+        judge(9.0, t0=0.0, t1=1.0),
+        Resume(1, R),
+    ),
+    "one that cannot be trained in full is not asked about": (
+        add(add(paused(1, rung=25), State.PAUSED, {6: 0.5}), State.RUNNING, {}, target=13),
+        replace(LADDER, budget_epochs=70),
+        judge(9.0, t0=0.0),
+        Resume(0, R),
+    ),
+    "value not finite": (paused(math.nan, rung=6), LADDER, judge(0.0), Draw()),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_what_a_model_expects_decides(case):
+    history, plan, judged, action = JUDGED[case]
+    assert next_action(history, plan, judged) == action
 
 
 FINISHED = {

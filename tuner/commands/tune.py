@@ -29,6 +29,7 @@ from tuner.errors import ConfigError, RoundFailed, StudyError
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
+from tuner.search.sampler import CoarseToFineSampler
 from tuner.search.stages import Stage, stage_of
 from tuner.space import Value
 from tuner.store.database import Database
@@ -195,6 +196,7 @@ class _Session:
                 barrier=self._barrier,
                 keep_lease=self._keep_lease,
                 on_best=lambda: self._crown(ledger),
+                judge=sampler.judge if isinstance(sampler, CoarseToFineSampler) else None,
                 batch_fit=fit,
                 seconds_used=self._record.seconds_used,
                 watcher=progress,

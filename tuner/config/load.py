@@ -209,7 +209,7 @@ class _Reader(Values):
             trials=trials,
             timeout_s=timeout,
             trial_timeout_s=self.optional_number("search.trial_timeout"),
-            coarse=self.whole("search.coarse", 1, 5),
+            coarse=self.whole("search.coarse", 1, 9),
             elites=self.whole("search.elites", 2, 4),
             screen=self.flag("search.screen", default=True),
             expand=self.flag("search.expand", default=False),
@@ -237,13 +237,13 @@ class _Reader(Values):
                 self.wrong(
                     f"pruner.{key}", f"is a key of pruner={rule}", node[key], did_you_mean(str(key), PRUNER[rule])
                 )
-        first = node.get("first_rung", 0.25)
+        first = node.get("first_rung", 0.125)
         if isinstance(first, bool) or not isinstance(first, int | float) or not 0 < first < 1:
             self.wrong(
-                "pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.25."
+                "pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.125."
             )
-            first = 0.25
-        return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 4), float(first))
+            first = 0.125
+        return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 2), float(first))
 
     def compare(self) -> CompareSettings:
         over, choices = self.at("compare.over"), self.at("compare.choices")

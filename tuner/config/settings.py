@@ -45,7 +45,7 @@ class SearchSettings:
     trials: int | None
     timeout_s: float | None
     trial_timeout_s: float | None
-    coarse: int = 5
+    coarse: int = 9
     elites: int = 4
     screen: bool = True
     expand: bool = False
@@ -59,8 +59,8 @@ class PrunerSettings:
 
     name: str
     rule: str | Mapping[str, Any]
-    eta: int = 4
-    first_rung: float = 0.25
+    eta: int = 2
+    first_rung: float = 0.125
 
 
 @dataclass(frozen=True)

@@ -199,22 +199,13 @@ class _Row:
     value: float
 
 
-def screened(
-    history: History,
-    stage: Stage,
-    dimensions: Sequence[Dimension],
-    seed: int,
-    index: int,
-    *,
-    epochs: int,
-    cache: FitCache | None = None,
-) -> dict[str, float]:
-    """The candidate that a Gaussian process over (point, log epoch) expects the most improvement of at full length.
+class Screen:
+    """The candidates of one draw, and what a Gaussian process over (point, log epoch) expects of them at full length.
 
     256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
     rounds of smaller and smaller steps. Running trials count as read at the median, so that parallel draws differ;
     diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
-    learn from the draw is `zoomed`.
+    learn from the best candidate is `zoomed`, and all are expected to be alike.
 
     Args:
         history: the trials so far.
@@ -225,29 +216,67 @@ def screened(
         epochs: the full length of a training.
         cache: keeps hyperparameters between draws; not needed for the result.
     """
-    encoding = Encoding(tuple(dimensions), epochs)
-    avoid = _Avoided.of(history, encoding)
-    learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
-    if not learns:
-        point = zoomed(stage, seed, index)
-        if not dimensions or not avoid.penalty(encoding.matrix([point])).any():
-            return point
-    score = _acquisition(history, encoding, cache or FitCache()) if learns else _indifferent
-    random = np.random.Generator(np.random.PCG64(int(uniform(seed, stage.number, index, "screen") * 2**53)))
-    box = np.array([stage.box.get(dimension.name, _FULL) for dimension in dimensions])
-    frame = np.array([stage.frame.get(dimension.name, _FULL) for dimension in dimensions])
-    limits = np.stack([np.minimum(box[:, 0], frame[:, 0]), np.maximum(box[:, 1], frame[:, 1])])
-    drawn = random.random((2 * CANDIDATES, len(dimensions)))
-    region = np.repeat([box, frame], CANDIDATES, axis=0)
-    units = region[:, :, 0] + drawn * (region[:, :, 1] - region[:, :, 0])
-    values = score(units) - avoid.penalty(units)
-    for step in STEPS:
-        starts = units[np.argsort(-values, kind="stable")[:LOCAL_STARTS]]
-        moved = _moved(np.repeat(starts, LOCAL_MOVES, axis=0), step, dimensions, limits, random)
-        units = np.concatenate([units, moved])
-        values = np.concatenate([values, score(moved) - avoid.penalty(moved)])
-    best = units[int(np.argmax(values))]
-    return {dimension.name: float(unit) for dimension, unit in zip(dimensions, best, strict=True)}
+
+    def __init__(
+        self,
+        history: History,
+        stage: Stage,
+        dimensions: Sequence[Dimension],
+        seed: int,
+        index: int,
+        *,
+        epochs: int,
+        cache: FitCache | None = None,
+    ) -> None:
+        self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
+        self._encoding = Encoding(self._dimensions, epochs)
+        self._avoid = _Avoided.of(history, self._encoding)
+        self._learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
+        self._score = _acquisition(history, self._encoding, cache or FitCache()) if self._learns else _indifferent
+
+    def expected(self, points: Sequence[Mapping[str, float]]) -> Array:
+        """Log of the expected improvement of points at full length, in standardised values; shape (n,)."""
+        return np.asarray(self._score(self._encoding.matrix(points))) if points else np.zeros(0)
+
+    def best(self) -> tuple[dict[str, float], float]:
+        """The candidate of the highest expected improvement, and the logarithm of that."""
+        if not self._learns:
+            point = zoomed(self._stage, self._seed, self._index)
+            if not self._dimensions or not self._avoid.penalty(self._encoding.matrix([point])).any():
+                return point, 0.0
+        stage, dimensions = self._stage, self._dimensions
+        random = np.random.Generator(
+            np.random.PCG64(int(uniform(self._seed, stage.number, self._index, "screen") * 2**53))
+        )
+        box = np.array([stage.box.get(dimension.name, _FULL) for dimension in dimensions])
+        frame = np.array([stage.frame.get(dimension.name, _FULL) for dimension in dimensions])
+        limits = np.stack([np.minimum(box[:, 0], frame[:, 0]), np.maximum(box[:, 1], frame[:, 1])])
+        drawn = random.random((2 * CANDIDATES, len(dimensions)))
+        region = np.repeat([box, frame], CANDIDATES, axis=0)
+        units = region[:, :, 0] + drawn * (region[:, :, 1] - region[:, :, 0])
+        values = self._score(units) - self._avoid.penalty(units)
+        for step in STEPS:
+            starts = units[np.argsort(-values, kind="stable")[:LOCAL_STARTS]]
+            moved = _moved(np.repeat(starts, LOCAL_MOVES, axis=0), step, dimensions, limits, random)
+            units = np.concatenate([units, moved])
+            values = np.concatenate([values, self._score(moved) - self._avoid.penalty(moved)])
+        best = int(np.argmax(values))
+        point = {dimension.name: float(unit) for dimension, unit in zip(dimensions, units[best], strict=True)}
+        return point, float(values[best])
+
+
+def screened(
+    history: History,
+    stage: Stage,
+    dimensions: Sequence[Dimension],
+    seed: int,
+    index: int,
+    *,
+    epochs: int,
+    cache: FitCache | None = None,
+) -> dict[str, float]:
+    """The best candidate of a `Screen`."""
+    return Screen(history, stage, dimensions, seed, index, epochs=epochs, cache=cache).best()[0]
 
 
 def _indifferent(units: Array) -> Array:

@@ -121,6 +121,7 @@ class History:
         self._fallen: list[int] = []  # targets of the diverged trials, ascending
         self._spent = 0
         self._stillborn = 0
+        self._changes = 0
         for entry in entries:
             self.add(entry)
 
@@ -191,6 +192,11 @@ class History:
         return self._spent
 
     @property
+    def changes(self) -> int:
+        """Number that is another one after each change."""
+        return self._changes
+
+    @property
     def stillborn(self) -> int:
         """Number of trials that ended without one epoch of training."""
         return self._stillborn
@@ -251,6 +257,7 @@ class History:
         self.add(replace(self[number], state=state))
 
     def _enter(self, entry: Entry) -> None:
+        self._changes += 1
         number = entry.number
         self._entries[number] = entry
         self._states[entry.state].add(number)

@@ -8,12 +8,15 @@ one up, and no worker ever waits for a rung to fill. How configurations are draw
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuner.search.history import History, State
 
 #: From this share of the budget on nothing is drawn: what is left goes to the best of the paused trials.
 ENDGAME = 0.95
+#: Of the trials that wait at a rung, the best that a model is asked about.
+MOST_JUDGED = 64
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,23 @@ class Finished:
 
 
 Action = Draw | Resume | Wait | Finished
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a model of the history expects at full length.
+
+    Attributes:
+        new: log of the expected improvement of the best new configuration; infinite where it is too early to tell.
+        waiting: the same of paused trials, by number.
+    """
+
+    new: float
+    waiting: Mapping[int, float]
+
+
+#: Expectations of paused trials, or None where no model is to decide.
+Judge = Callable[[History, Sequence[int]], Expectation | None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,7 @@ def survives(history: History, number: int, rung: int, eta: int) -> bool:
     return rank < max(1, history.population(rung) // eta)
 
 
-def next_action(history: History, plan: Plan) -> Action:
+def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Action:
     """What a free worker does next; the first line that applies.
 
     | when | action |
@@ -118,6 +138,10 @@ def next_action(history: History, plan: Plan) -> Action:
     | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
     | else | finished |
 
+    With a judge the two lines in the middle are one: of the paused trials that can be trained in full and of the best new
+    configuration, that of the highest expected improvement per epoch is next, where a paused trial costs the epochs to
+    its next rung, and a new one those of a full training.
+
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
     are kept to the epoch, but for that one full training.
     """
@@ -126,12 +150,46 @@ def next_action(history: History, plan: Plan) -> Action:
     interrupted = history.first(State.INTERRUPTED)
     if interrupted is not None:
         return Resume(interrupted, history[interrupted].target)
-    return _promotion(history, plan) or _draw(history, plan) or _ending(history, plan)
+    expected = _expected(history, plan, judge)
+    if expected is None:
+        return _promotion(history, plan) or _draw(history, plan) or _ending(history, plan)
+    return _judged(expected, history, plan) or _ending(history, plan)
 
 
 def _left(history: History, plan: Plan) -> float:
     # A trial that died before its first epoch is charged one, so that a round in which all of them do has an end.
     return plan.budget - history.spent - history.stillborn
+
+
+def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation | None:
+    """What the judge expects; None where places at the rungs decide."""
+    # All drawn: the trials asked for are there, and how many of them go on is a matter of places.
+    if judge is None or not plan.rungs or not _trials_left(history, plan):
+        return None
+    left = _left(history, plan)
+    waiting = [
+        number
+        for rung in plan.rungs
+        if plan.epochs - rung <= left
+        for value, number in history.waiting(rung)[:MOST_JUDGED]
+        if math.isfinite(value)
+    ]
+    return judge(history, waiting)
+
+
+def _judged(expected: Expectation, history: History, plan: Plan) -> Action | None:
+    def gain(number: int) -> float:
+        rung = history[number].last_epoch
+        return expected.waiting[number] - math.log((plan.after(rung) - rung) / plan.epochs)
+
+    best = max(sorted(expected.waiting), key=gain, default=None)
+    draw = _draw(history, plan)
+    if draw is None:
+        # The end of the budget is for full trainings.
+        return None if best is None else Resume(best, plan.epochs)
+    if best is None or expected.new >= gain(best):
+        return draw
+    return Resume(best, plan.after(history[best].last_epoch))
 
 
 def _promotion(history: History, plan: Plan) -> Resume | None:

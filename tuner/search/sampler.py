@@ -31,8 +31,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.distributions import dimension_of, from_optuna, optuna_name, scale_of, to_optuna
-from tuner.search.draws import FitCache, screened, sobol_point, uniform, zoomed
+from tuner.search.draws import FitCache, Screen, screened, sobol_point, uniform, zoomed
 from tuner.search.history import Entry, History, Reading, State
+from tuner.search.promotion import Expectation
 from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stage_of, stages_until
 from tuner.space import Parameter, Scale, Space, Value
 
@@ -317,6 +318,8 @@ class CoarseToFineSampler(_StatelessSampler):
         self._lock = threading.Lock()
         self._points: dict[int, dict[str, float]] = {}
         self._fits = FitCache()
+        self._asked: tuple[Any, ...] = ()
+        self._expected: Expectation | None = None
         self._full = epochs or 1
         self._sign = 1.0
         self._reader = TrialReader(self._entry)
@@ -346,6 +349,37 @@ class CoarseToFineSampler(_StatelessSampler):
         # A parameter that no trial had so far: nothing is known about it but its range.
         unit = point.get(name, uniform(self._seed, stage.number, trial.number, name))
         return self._scales.value(param_name, param_distribution, unit)
+
+    def judge(self, history: History, waiting: Sequence[int]) -> Expectation | None:
+        """What the model expects of the next draw and of paused trials; for a round's rule, which has a space.
+
+        None without a model. In a coarse stage the next draw is expected to be better than anything.
+
+        Args:
+            history: the round's trials.
+            waiting: numbers of paused trials.
+        """
+        if not self._screen:
+            return None
+        # A free worker with nothing to do asks again and again.
+        asked = (id(history), history.changes, tuple(waiting))
+        if asked != self._asked:
+            self._asked, self._expected = asked, self._expectation(history, waiting)
+        return self._expected
+
+    def _expectation(self, history: History, waiting: Sequence[int]) -> Expectation:
+        if not waiting:
+            return Expectation(math.inf, {})
+        dimensions = [self._scales.dimensions[name] for name in sorted(self._scales.dimensions)]
+        index = len(history)
+        with self._lock:
+            stages = stages_until(index, self._stages, history, dimensions, zoom=self._zoom, defaults=self._defaults)
+            stage = stage_of(index, stages)
+            if stage.is_coarse:
+                return Expectation(math.inf, dict.fromkeys(waiting, 0.0))
+            screen = Screen(history, stage, dimensions, self._seed, index, epochs=self._full, cache=self._fits)
+        expected = screen.expected([history[number].point for number in waiting])
+        return Expectation(screen.best()[1], dict(zip(waiting, map(float, expected), strict=True)))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Opens the trial's stage, for those too whose values are all given."""
