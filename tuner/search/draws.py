@@ -203,7 +203,8 @@ class Screen:
     """The candidates of one draw, and what a Gaussian process over (point, log epoch) expects of them at full length.
 
     256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
-    rounds of smaller and smaller steps. Running trials count as read at the median, so that parallel draws differ;
+    rounds of smaller and smaller steps. Running trials count as read at what the model expects of them (Ginsbourger et
+    al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
     diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
     learn from the best candidate is `zoomed`, and all are expected to be alike.
 
@@ -322,6 +323,8 @@ class _Acquisition:
 
 
 def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acquisition:
+    from tuner.search.model import Posterior  # noqa: PLC0415
+
     fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)))
     hyper = cache.fitted(*_data(history, encoding, fitted_on), encoding.groups)
     measured = _measured(history, encoding.epochs, len(history.readings))
@@ -329,14 +332,10 @@ def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acqu
     fantasies = _fantasies(history, encoding.epochs, [row.epoch for row in measured])
     points = encoding.matrix([history[row.number].point for row in fantasies])
     imagined = encoding.encoded(points, np.array([row.epoch for row in fantasies], dtype=float))
-    medians = [
-        _median([y[i] for i, row in enumerate(measured) if row.epoch == fantasy.epoch], y) for fantasy in fantasies
-    ]
-    return _Acquisition(encoding, np.concatenate([x, imagined]), np.concatenate([y, medians]), hyper, len(measured))
-
-
-def _median(peers: Sequence[float], all_values: Array) -> float:
-    return float(np.median(peers if len(peers) else all_values))
+    if len(imagined):
+        believed = Posterior(x, y, hyper, encoding.groups).mean(imagined)
+        y = np.concatenate([y, believed])
+    return _Acquisition(encoding, np.concatenate([x, imagined]), y, hyper, len(measured))
 
 
 @lru_cache(maxsize=64)
