@@ -105,12 +105,8 @@ JUDGED = {
     # To the next rung cost 7, 12 and 25 of 50 epochs: log(1 / share) is 1.97, 1.43 and 0.69.
     "the better a new one": (paused(1, rung=6), LADDER, judge(2.0, t0=0.0), Draw()),
     "the same for less": (paused(1, rung=6), LADDER, judge(2.0, t0=0.04), Resume(0, 13)),
-    "whatever their places at the rung": (
-        paused(1, 2, 3, 4, rung=13),
-        LADDER,
-        judge(0, t0=0, t1=0, t2=1, t3=0),
-        Resume(2, 25),
-    ),
+    "not the best, but more is expected": (paused(1, 2, 3, 4, rung=13), LADDER, judge(0, t0=0, t1=1), Resume(1, 25)),
+    "of the worse half nothing is expected": (paused(1, 2, 3, 4, rung=13), LADDER, judge(9.0, t0=0, t1=0), Draw()),
     "as good, and less to go": (
         add(paused(1, rung=13), State.PAUSED, {6: 2.0}),
         LADDER,
@@ -126,8 +122,8 @@ JUDGED = {
         Resume(0, 13),
     ),
     "no draw fits any more": (
-        paused(1, 2, rung=13),
-        replace(LADDER, budget_epochs=70),
+        paused(1, 2, 3, 4, rung=13),
+        replace(LADDER, budget_epochs=96),
         judge(9.0, t0=0.0, t1=1.0),
         Resume(1, R),
     ),

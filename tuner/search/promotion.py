@@ -116,7 +116,7 @@ def rungs_for(epochs: int, first: float = 0.25, eta: int = 4) -> tuple[int, ...]
 def survives(history: History, number: int, rung: int, eta: int) -> bool:
     """Whether a trial is in the best 1/eta at a rung so far; the best one always is, a value not finite never.
 
-    This is the form of the rule for trials that cannot pause.
+    This is the form of the rule for trials that cannot pause, and the place that a model may promote from.
     """
     rank = history.rank(number, rung)
     if rank is None or not math.isfinite(history.ranked(rung)[rank][0]):
@@ -138,8 +138,8 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
     | else | finished |
 
-    With a judge the two lines in the middle are one: of the paused trials that can be trained in full and of the best new
-    configuration, that of the highest expected improvement per epoch is next, where a paused trial costs the epochs to
+    With a judge the two lines in the middle are one: of the paused trials that are among the best 1/eta of their rung and
+    can be trained in full, and of the best new configuration, that of the highest expected improvement per epoch is next, where a paused trial costs the epochs to
     its next rung, and a new one those of a full training.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
@@ -171,8 +171,9 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
         number
         for rung in plan.rungs
         if plan.epochs - rung <= left
-        for value, number in history.waiting(rung)[:MOST_JUDGED]
-        if math.isfinite(value)
+        for _, number in history.waiting(rung)[:MOST_JUDGED]
+        # Where a model knows little, it expects as much of the worst: what fell behind is not worth a look.
+        if survives(history, number, rung, plan.eta)
     ]
     return judge(history, waiting)
 
