@@ -7,7 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tuner"
 #: Modules of search/ that are adapters to Optuna.
-ADAPTERS = {"search/sampler.py", "search/seeded.py", "search/pruner.py", "search/distributions.py"}
+ADAPTERS = {
+    "search/sampler.py",
+    "search/trial_reader.py",
+    "search/seeded.py",
+    "search/pruner.py",
+    "search/distributions.py",
+}
 PURE = {"numpy", "scipy", "sklearn"}
 STANDARD = set(__import__("sys").stdlib_module_names)
 

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import StudySettings
 from tuner.search.history import Entry, History, State
-from tuner.search.sampler import attribute_entry
+from tuner.search.trial_reader import attribute_entry
 from tuner.store.ledger import Ledger, is_foreign
 
 #: What each end of a trial is to Optuna.

@@ -26,7 +26,7 @@ from tuner.config import Settings, load
 from tuner.search.distributions import distribution, from_optuna, optuna_name
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
-from tuner.search.sampler import OUTCOME, PAUSED_AT, READINGS, TARGET
+from tuner.search.trial_reader import OUTCOME, PAUSED_AT, READINGS, TARGET
 
 #: Systems by name: overrides of the configuration. The first is the default.
 SYSTEMS: Mapping[str, tuple[str, ...]] = {

@@ -13,9 +13,9 @@ from tuner.search.draws import (
     MOST_ROWS,
     Encoding,
     FitCache,
+    Screen,
     _fit_size,
     _measured,
-    screened,
     sobol_point,
     uniform_point,
     zoomed,
@@ -55,6 +55,10 @@ def grown(draws: int, seed: int = 0) -> History:
             history.read(number, EPOCHS, loss(history[number].point))
             history.ended(number, State.COMPLETE)
     return history
+
+
+def screened(*given, **options) -> dict[str, float]:
+    return Screen(*given, **options).best()[0]
 
 
 def stage_for(history: History, **options) -> Stage:
@@ -248,3 +252,13 @@ def test_the_model_is_given_a_bounded_number_of_rows_with_the_best_and_the_newes
     assert len(set(rows)) == len(rows)
     assert {number for _, number in history.ranked(EPOCHS)[:20]} <= {row.number for row in rows if row.epoch == EPOCHS}
     assert 1999 in {row.number for row in rows}
+
+
+def test_the_better_a_trial_has_done_the_more_is_expected_of_it():
+    history = grown(40)
+    screen = Screen(history, stage_for(history), DIMENSIONS, 0, 40, epochs=EPOCHS)
+    waiting = [number for _, number in history.waiting(13)]
+    expected = screen.expected([history[number].point for number in waiting])
+    assert np.median(expected[:5]) > np.median(expected[-5:])
+    assert screen.best()[1] >= expected.max(), "the best candidate is better than what was drawn"
+    assert screen.expected([]).shape == (0,)

@@ -11,10 +11,12 @@ from optuna.trial import TrialState, create_trial
 
 from tuner.search import CoarseToFineSampler
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
-from tuner.search.history import Reading, State
+from tuner.search.draws import zoomed
+from tuner.search.history import History, Reading, State
 from tuner.search.pruner import RungPruner
-from tuner.search.sampler import ResultBlindSampler, attribute_entry
-from tuner.search.stages import Stage
+from tuner.search.sampler import ResultBlindSampler
+from tuner.search.stages import Stage, Zoom, dimensions_of, stages_until
+from tuner.search.trial_reader import attribute_entry
 from tuner.space import Categorical, Int, LogUniform, OneMinusPow10, Parameter, Space
 
 SPACE = Space.of(
@@ -351,3 +353,19 @@ def test_the_samplers_are_safe_in_threads():
         thread.join()
     assert not failures
     assert len(study.trials) == 36
+
+
+def test_a_round_is_told_what_the_model_expects_and_when_it_is_too_early():
+    history = History()
+    judge = CoarseToFineSampler(space=SPACE, epochs=8, coarse=5).judge
+    for number in range(12):
+        point = zoomed(stages_until(0, (), history, dimensions_of(SPACE), zoom=Zoom())[0], 0, number)
+        history.drawn(number, SPACE.to_unit(SPACE.from_unit(point)), 2)
+        history.read(number, 2, abs(history[number].point["lr"] - 0.5))
+        history.paused(number)
+        waiting = [number for _, number in history.waiting(2)]
+        expected = judge(history, waiting)
+        assert set(expected.waiting) == set(waiting)
+        assert math.isinf(expected.new) == (number < 5), "the next draw is a coarse one"
+    assert expected.waiting[waiting[0]] > expected.waiting[waiting[-1]]
+    assert CoarseToFineSampler(space=SPACE, epochs=8, screen=False).judge(history, waiting) is None

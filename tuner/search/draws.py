@@ -5,7 +5,7 @@
 | `uniform_point` | seed, stage number, index, parameter name |
 | `sobol_point` | seed, index, parameter name and its place |
 | `zoomed` | the same as `uniform_point`, and the stage's box |
-| `screened` | seed, stage, index, the stage's box, the history |
+| `Screen` | seed, stage, index, the stage's box, the history |
 
 So all but the last are the same on 1 worker and on 64. What a coordinate means is the business of `tuner.space`, and
 where a stage draws of `stages`.
@@ -264,20 +264,6 @@ class Screen:
         best = int(np.argmax(values))
         point = {dimension.name: float(unit) for dimension, unit in zip(dimensions, units[best], strict=True)}
         return point, float(values[best])
-
-
-def screened(
-    history: History,
-    stage: Stage,
-    dimensions: Sequence[Dimension],
-    seed: int,
-    index: int,
-    *,
-    epochs: int,
-    cache: FitCache | None = None,
-) -> dict[str, float]:
-    """The best candidate of a `Screen`."""
-    return Screen(history, stage, dimensions, seed, index, epochs=epochs, cache=cache).best()[0]
 
 
 def _indifferent(units: Array) -> Array:

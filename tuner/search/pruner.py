@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.history import Entry, Reading, State
 from tuner.search.promotion import survives
-from tuner.search.sampler import TrialReader
+from tuner.search.trial_reader import TrialReader
 
 
 class RungPruner(BasePruner):
