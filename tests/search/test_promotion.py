@@ -71,6 +71,16 @@ TABLE = {
     "at a barrier with one running": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), barrier_at=3), Wait()),
     "at a barrier with all in": (paused(1, 2, 3), Plan(R, (RUNG,), barrier_at=3), Draw()),
     "at a barrier with one to promote": (paused(1, 2, 3, 4), Plan(R, (RUNG,), barrier_at=4), Resume(0, R)),
+    "the last training is chosen when all is known": (
+        add(paused(1), State.RUNNING),
+        Plan(R, (RUNG,), budget_epochs=75),
+        Wait(),
+    ),
+    "what is left is no full training": (
+        add(add(paused(1, rung=3), State.COMPLETE, {R: 0.0}), State.RUNNING, {13: 0.0}, target=R),
+        Plan(R, (3, 13), budget_epochs=53 + 50 + 40),
+        Wait(),
+    ),
     "one training and a draw do not both fit": (paused(1), Plan(R, (RUNG,), budget_epochs=60), Resume(0, R)),
     "a budget below one training": (paused(1), Plan(R, (RUNG,), budget_epochs=30), Resume(0, R)),
     "a budget of one rung": (paused(1), Plan(R, (RUNG,), budget_epochs=13), Resume(0, R)),
@@ -128,9 +138,27 @@ JUDGED = {
         Resume(1, R),
     ),
     "one that cannot be trained in full is not asked about": (
-        add(add(paused(1, rung=25), State.PAUSED, {6: 0.5}), State.RUNNING, {}, target=13),
-        replace(LADDER, budget_epochs=70),
+        add(add(paused(1, rung=25), State.PAUSED, {6: 0.5}), State.COMPLETE, {R: 9.0}),
+        replace(LADDER, budget_epochs=81 + 40),
         judge(9.0, t0=0.0),
+        Resume(0, R),
+    ),
+    "the last trainings are chosen when all is known": (
+        add(paused(1, 2, 3, 4, rung=13), State.RUNNING, {}, target=13),
+        replace(LADDER, budget_epochs=114),
+        judge(9.0, t0=0.0, t1=1.0),
+        Wait(),
+    ),
+    "what trains in full already is not waited for": (
+        add(paused(1, 2, 3, 4, rung=13), State.RUNNING, {13: 9.0}, target=R),
+        replace(LADDER, budget_epochs=151),
+        judge(9.0, t0=0.0, t1=1.0),
+        Resume(1, R),
+    ),
+    "at the end by what is left to train": (
+        add(add(paused(1, rung=25), State.PAUSED, {6: 0.5}), State.COMPLETE, {R: 9.0}),
+        replace(LADDER, budget_epochs=81 + 49),
+        judge(9.0, t0=0.0, t1=0.5),  # log(25 / 44) is -0.57
         Resume(0, R),
     ),
     "value not finite": (paused(math.nan, rung=6), LADDER, judge(0.0), Draw()),
@@ -144,6 +172,11 @@ def test_what_a_model_expects_decides(case):
 
 
 FINISHED = {
+    "what is left is no full training": (
+        add(paused(1, rung=3), State.COMPLETE, {R: 0.0}),
+        Plan(R, (3, 13), budget_epochs=53 + 40),
+        "budget",
+    ),
     "closing, nothing runs": (add(paused(1), State.INTERRUPTED), Plan(R, (RUNG,), closing=True), "time"),
     "no rungs, the budget is used up": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, budget_epochs=99), "budget"),
     "no rungs, all drawn": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, trials=1), "trials"),

@@ -133,14 +133,15 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     | a trial was interrupted | it goes on to its target |
     | a paused trial is in the top floor(n/eta) of its rung, and what it costs is left | it goes on; higher rungs first |
     | a draw is left, and after it the budget holds one promotion in full | draw (at a barrier: once nothing runs) |
-    | the budget holds no such draw, or 95 % of it is spent | the best paused trial that fits goes on |
+    | the budget holds no such draw, or 95 % of it is spent | once all that runs is in full: the best paused trial goes to the end |
     | something runs | wait |
     | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
     | else | finished |
 
     With a judge the two lines in the middle are one: of the paused trials that are among the best 1/eta of their rung and
-    can be trained in full, and of the best new configuration, that of the highest expected improvement per epoch is next, where a paused trial costs the epochs to
-    its next rung, and a new one those of a full training.
+    can be trained in full, and of the best new configuration, that of the highest expected improvement per epoch is
+    next, where a paused trial costs the epochs to its next rung, and a new one those of a full training. At the end it is
+    the best of those paused trials, by expected improvement per epoch that it still needs.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
     are kept to the epoch, but for that one full training.
@@ -151,9 +152,8 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     if interrupted is not None:
         return Resume(interrupted, history[interrupted].target)
     expected = _expected(history, plan, judge)
-    if expected is None:
-        return _promotion(history, plan) or _draw(history, plan) or _ending(history, plan)
-    return _judged(expected, history, plan) or _ending(history, plan)
+    middle = _promotion(history, plan) or _draw(history, plan) if expected is None else _judged(expected, history, plan)
+    return middle or _ending(expected, history, plan)
 
 
 def _left(history: History, plan: Plan) -> float:
@@ -179,15 +179,15 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
 
 
 def _judged(expected: Expectation, history: History, plan: Plan) -> Action | None:
+    draw = _draw(history, plan)
+    if draw is None:
+        return None
+
     def gain(number: int) -> float:
         rung = history[number].last_epoch
         return expected.waiting[number] - math.log((plan.after(rung) - rung) / plan.epochs)
 
     best = max(sorted(expected.waiting), key=gain, default=None)
-    draw = _draw(history, plan)
-    if draw is None:
-        # The end of the budget is for full trainings.
-        return None if best is None else Resume(best, plan.epochs)
     if best is None or expected.new >= gain(best):
         return draw
     return Resume(best, plan.after(history[best].last_epoch))
@@ -215,26 +215,48 @@ def _draw(history: History, plan: Plan) -> Draw | Wait | None:
     return Draw()
 
 
-def _ending(history: History, plan: Plan) -> Action:
-    trials_left = _trials_left(history, plan)
-    left = _left(history, plan)
-    best = _best_waiting_within(left, history, plan) if trials_left else None
-    if best is not None:
-        return best
+def _ending(expected: Expectation | None, history: History, plan: Plan) -> Action:
+    left, trials_left = _left(history, plan), _trials_left(history, plan)
+    if trials_left:
+        # What is left pays for few full trainings, so each is chosen when all is known that can be.
+        if any(history[number].target < plan.epochs for number in history.running):
+            return Wait()
+        best = _best_to_complete(expected, left, history, plan)
+        if best is not None:
+            return Resume(best, plan.epochs)
     if history.count(State.RUNNING):
         return Wait()
     if not history.count(State.COMPLETE):
-        # Over the budget if need be, once and straight to the end: a round ends with something trained in full.
-        best = _best_waiting_within(math.inf, history, plan)
+        # Over the budget if need be, once: a round ends with something trained in full.
+        best = _best_to_complete(expected, math.inf, history, plan)
         if best is not None and (left > 0 or history.spent < plan.epochs):
-            return Resume(best.number, plan.epochs)
+            return Resume(best, plan.epochs)
     least = plan.epochs if history.count(State.COMPLETE) else plan.first_target
     if trials_left and least <= left:
         return Draw()
-    if not trials_left:
-        trained = ", and the best of them trained in full" if history.count(State.COMPLETE) else ""
-        return Finished(f"all {plan.trials} trials are drawn{trained}")
-    return Finished(f"the budget of {plan.budget:g} epochs is used up")
+    return Finished(_why_finished(history, plan))
+
+
+def _why_finished(history: History, plan: Plan) -> str:
+    if _trials_left(history, plan):
+        return f"the budget of {plan.budget:g} epochs is used up"
+    trained = ", and the best of them trained in full" if history.count(State.COMPLETE) else ""
+    return f"all {plan.trials} trials are drawn{trained}"
+
+
+def _best_to_complete(expected: Expectation | None, left: float, history: History, plan: Plan) -> int | None:
+    """The paused trial to be trained in full with what is left: the best that the model has judged, or of the rungs."""
+    if expected is not None and expected.waiting:
+
+        def gain(number: int) -> float:
+            return expected.waiting[number] - math.log(1.0 - history[number].last_epoch / plan.epochs)
+
+        return max(sorted(expected.waiting), key=gain)
+    for rung in reversed(plan.rungs):
+        best = _best_waiting(history, rung)
+        if best is not None and plan.epochs - rung <= left:
+            return best
+    return None
 
 
 def _is_endgame(history: History, plan: Plan) -> bool:
@@ -243,14 +265,6 @@ def _is_endgame(history: History, plan: Plan) -> bool:
 
 def _trials_left(history: History, plan: Plan) -> bool:
     return plan.trials is None or len(history) < plan.trials
-
-
-def _best_waiting_within(left: float, history: History, plan: Plan) -> Resume | None:
-    for rung in reversed(plan.rungs):
-        best = _best_waiting(history, rung)
-        if best is not None and plan.after(rung) - rung <= left:
-            return Resume(best, plan.after(rung))
-    return None
 
 
 def _best_waiting(history: History, rung: int) -> int | None:
