@@ -50,6 +50,7 @@ def sampler_of(
         expand=search.expand,
         tiered=search.draws == "tiered",
         expected_draws=expected_draws(settings, study),
+        timed=search.timeout_s is not None and search.budget is None and search.trials is None,
         defaults=defaults,
         stages=list(stages),
         on_stage=on_stage,

@@ -135,11 +135,11 @@ class Round:
             RoundFailed: the user's code fails whatever the configuration.
         """
         self._trials.drop_stale_models()
-        action = next_action(self.history, self.plan, self._judge)
+        action = self._next(closing=False)
         if self._is_out_of_time():
             self.ending, self.reason = Ending.TIMEOUT, "the time is up"
         elif isinstance(action, Finished):
-            self.reason = action.reason  # no worker has to start for that
+            self._finish(action)  # no worker has to start for that
         else:
             self._work()
         self.ending = self.ending or Ending.FINISHED
@@ -191,13 +191,20 @@ class Round:
             elif isinstance(action, Resume):
                 self._resume(worker, action)
             elif isinstance(action, Finished):
-                self._ended, self.reason = not self._running, action.reason
+                self._finish(action)
                 return
             elif isinstance(action, Wait):
                 return
 
+    def _finish(self, action: Finished) -> None:
+        self._ended, self.reason = not self._running, action.reason
+        if self._ended and action.for_time and self.ending is None:
+            self.ending = Ending.TIMEOUT  # with more time it goes on
+
     def _next(self, *, closing: bool) -> Action:
-        plan = replace(self.plan, closing=closing, barrier_at=self._barrier())
+        limit = self.settings.search.timeout_s
+        left = None if limit is None else max(limit - self.seconds_used, 0.0)
+        plan = replace(self.plan, closing=closing, barrier_at=self._barrier(), seconds_left=left)
         return next_action(self.history, plan, self._judge)
 
     def _handle(self, events: Sequence[tuple[int, Event]]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from tuner.checkpoints import FINAL, Checkpoints, Keep
 from tuner.recovery import OPTUNA_STATES
 from tuner.search.history import History, State
+from tuner.search.trial_reader import pace_of
 from tuner.store.ledger import Ledger
 from tuner.training.task import Saved
 
@@ -96,7 +97,7 @@ class Trials:
         self.ledger.note(number, **facts, paused_at=epoch)
         if written is not None:
             self._keep(number, written, f"epoch-{epoch}.ckpt", epoch, validations, facts["seconds"])
-        self.history.paused(number)
+        self.history.paused(number, pace_of(facts))
         self._forget_the_worst(number, epoch)
         self._has_left(number, State.PAUSED)
 
@@ -146,7 +147,7 @@ class Trials:
     def close(self, number: int, state: State, *, value: float | None = None, **facts: Any) -> None:
         """End a trial, in training or waiting, without a word to the people who watch."""
         epochs = facts.get("epochs")
-        self.history.ended(number, state, epochs=None if epochs is None else round(epochs))
+        self.history.ended(number, state, None if epochs is None else round(epochs), pace_of(facts))
         self.ledger.note(number, outcome=str(state), **facts)
         if self.checkpoints.folder(number).is_dir():
             self.ledger.flush()

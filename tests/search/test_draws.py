@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from tuner.search.draws import (
-    MOST_ROWS,
-    Encoding,
-    FitCache,
-    Screen,
-    _fit_size,
-    _measured,
-    sobol_point,
-    uniform_point,
-    zoomed,
-)
+from tuner.search.draws import sobol_point, uniform_point, zoomed
+from tuner.search.encoding import Encoding
 from tuner.search.history import Entry, History, Reading, State
+from tuner.search.screen import MOST_ROWS, FitCache, Screen, _fit_size, _measured
 from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stages_until
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space
 
@@ -58,7 +50,7 @@ def grown(draws: int, seed: int = 0) -> History:
 
 
 def screened(*given, **options) -> dict[str, float]:
-    return Screen(*given, **options).best()[0]
+    return Screen(*given, **options).best().point
 
 
 def stage_for(history: History, **options) -> Stage:
@@ -260,5 +252,42 @@ def test_the_better_a_trial_has_done_the_more_is_expected_of_it():
     waiting = [number for _, number in history.waiting(13)]
     expected = screen.expected([history[number].point for number in waiting])
     assert np.median(expected[:5]) > np.median(expected[-5:])
-    assert screen.best()[1] >= expected.max(), "the best candidate is better than what was drawn"
+    assert screen.best().expected >= expected.max(), "the best candidate is better than what was drawn"
     assert screen.expected([]).shape == (0,)
+
+
+WHOLE_LINE = Stage(0, "coarse", 0, 99, {"lr": (0.0, 1.0)}, {"lr": (0.0, 1.0)})
+
+
+def timed_history(paces):
+    """Trials over lr that all did the same; how long an epoch took them is a function of lr."""
+    history = History()
+    for number in range(12):
+        lr = (number + 0.5) / 12
+        history.add(
+            Entry(number, {"lr": lr}, State.COMPLETE, (Reading(EPOCHS, (lr - 0.5) ** 2, number),), pace=paces(lr))
+        )
+    return history
+
+
+def test_where_time_counts_what_is_as_good_and_faster_is_drawn():
+    """A valley around 0.5, where the learning rate alone says how long an epoch takes: 16 times as long at 1 as at 0."""
+    dimensions = [Dimension("lr")]
+    history = timed_history(lambda lr: 16**lr)
+    drawn = {
+        timed: [
+            Screen(history, WHOLE_LINE, dimensions, 0, index, epochs=EPOCHS, timed=timed).best() for index in range(6)
+        ]
+        for timed in (False, True)
+    }
+    assert max(best.point["lr"] for best in drawn[True]) < min(best.point["lr"] for best in drawn[False])
+    assert all(best.pace is None for best in drawn[False])
+    assert [best.pace for best in drawn[True]] == pytest.approx(
+        [16 ** best.point["lr"] for best in drawn[True]], rel=0.2
+    )
+
+
+def test_where_no_time_is_known_nothing_else_is_drawn():
+    history = timed_history(lambda _: None)
+    given = (history, WHOLE_LINE, [Dimension("lr")], 0, 12)
+    assert Screen(*given, epochs=EPOCHS, timed=True).best() == Screen(*given, epochs=EPOCHS).best()

@@ -131,3 +131,23 @@ def test_an_entry_replaces_what_was_known():
     history = History([Entry(0, {}, target=13)])
     history.add(Entry(0, {}, State.CRASHED, target=13, epochs=4))
     assert (len(history), history.spent, history.running) == (1, 4, ())
+
+
+def test_the_pace_is_the_median_of_what_is_known_of_trials():
+    history = History()
+    for number in range(4):
+        history.drawn(number, {}, 5)
+        history.read(number, 5, 1.0)
+    assert history.pace is None
+    history.paused(0, 3.0)
+    history.paused(1, 1.0)
+    history.ended(2, State.COMPLETE, 5, 2.0)
+    assert history.pace == 2.0
+    history.resumed(0, 10)
+    history.read(0, 10, 1.0)
+    history.paused(0)
+    assert history[0].pace == 3.0, "what was known of it stays"
+    history.resumed(0, 20)
+    history.read(0, 20, 1.0)
+    history.ended(0, State.COMPLETE, 20, 0.5)
+    assert history.pace == 1.0

@@ -105,9 +105,9 @@ def test_what_a_free_worker_does(case):
     assert next_action(history, plan) == action
 
 
-def judge(new, **of):
+def judge(new, pace=None, **of):
     """Expects that of a new configuration, and of trials by number: t0=…, t1=…"""
-    return lambda history, waiting: Expectation(new, {number: of[f"t{number}"] for number in waiting})
+    return lambda history, waiting: Expectation(new, {number: of[f"t{number}"] for number in waiting}, pace)
 
 
 LADDER = Plan(R, (6, 13, 25), eta=2)
@@ -169,6 +169,83 @@ JUDGED = {
 def test_what_a_model_expects_decides(case):
     history, plan, judged, action = JUDGED[case]
     assert next_action(history, plan, judged) == action
+
+
+def paced(history: History, *paces: float) -> History:
+    for number, pace in enumerate(paces):
+        history.add(replace(history[number], pace=pace))
+    return history
+
+
+TIMED = replace(LADDER, seconds_left=1000.0)
+UNDER_A_CLOCK = {
+    # To rung 13 cost 7 epochs, a new one 50; 1 s an epoch where nothing else is said.
+    "a slow new one": (paced(paused(1, rung=6), 1.0), TIMED, judge(2.0, t0=0.0, pace=2.0), Resume(0, 13)),
+    "a fast new one": (paced(paused(1, rung=6), 1.0), TIMED, judge(1.9, t0=0.0, pace=0.5), Draw()),
+    "of two that wait the faster": (
+        paced(paused(1, 2, 3, 4, rung=13), 3.0, 1.0, 1.0, 1.0),
+        TIMED,
+        judge(0.0, t0=1.0, t1=0.5, pace=1.0),
+        Resume(1, 25),
+    ),
+    "epochs count where a budget is given too": (
+        paced(paused(1, rung=6), 1.0),
+        replace(TIMED, budget_epochs=1e6),
+        judge(2.0, t0=0.0, pace=2.0),
+        Draw(),
+    ),
+    "no time for a new one in full: what waits goes to the end": (
+        paced(paused(1, 2, rung=13), 1.0, 1.0),
+        replace(TIMED, seconds_left=50),
+        judge(9.0, t0=0.0),
+        Resume(0, R),
+    ),
+    "nothing is waited for": (
+        add(paced(paused(1, 2, rung=13), 1.0, 1.0), State.RUNNING, {}, target=13),
+        replace(TIMED, seconds_left=50),
+        judge(9.0, t0=0.0),
+        Resume(0, R),
+    ),
+    "the best has no time, the next one has": (
+        add(paced(paused(1, 2, 3, 4, rung=13), 2.0, 1.0, 1.0, 1.0), State.COMPLETE, {R: 9.0}),
+        replace(TIMED, seconds_left=50),
+        judge(9.0, t1=0.0),
+        Resume(1, R),
+    ),
+    "none has time, something runs": (
+        add(paced(paused(1, 2, rung=13), 1.0, 1.0), State.RUNNING, {13: 0.0}, target=R),
+        replace(TIMED, seconds_left=10),
+        judge(9.0),
+        Wait(),
+    ),
+    "none has time and nothing was trained in full: at least it goes on": (
+        paced(paused(1, 2, rung=13), 1.0, 1.0),
+        replace(TIMED, seconds_left=10),
+        judge(9.0),
+        Resume(0, R),
+    ),
+    "no model: the best that has time": (
+        paced(paused(1, 2, 3, 4, rung=13), 2.0, 1.0, 1.0, 1.0),
+        replace(TIMED, seconds_left=30),
+        None,
+        Resume(0, R),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNDER_A_CLOCK)
+def test_what_a_free_worker_does_under_a_clock(case):
+    history, plan, judged, action = UNDER_A_CLOCK[case]
+    assert next_action(history, plan, judged) == action
+
+
+def test_a_round_ends_before_its_time_when_nothing_more_fits():
+    history = paced(paused(1, 2, rung=13), 1.0, 1.0)
+    add(history, State.COMPLETE, {R: 0.0})
+    action = next_action(history, replace(TIMED, seconds_left=10), judge(9.0))
+    assert isinstance(action, Finished)
+    assert action.for_time, "with more time it goes on"
+    assert "10 s" in action.reason
 
 
 FINISHED = {

@@ -281,6 +281,15 @@ def test_what_the_attributes_of_a_trial_say(optuna_state, attributes, state):
     assert entry.epochs == (20 if state.ended else None)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "pace"),
+    [({"epochs": 20.0, "seconds": 5.0}, 0.25), ({"seconds": 5.0}, None), ({"epochs": 0, "seconds": 5.0}, None)],
+)
+def test_how_long_an_epoch_took_is_what_the_attributes_say(attributes, pace):
+    trial = create_trial(state=TrialState.RUNNING, user_attrs={"readings": [], **attributes})
+    assert attribute_entry(trial, {}, 1.0).pace == pace
+
+
 def test_momentum_is_stored_as_its_complement():
     played = Round(CoarseToFineSampler(0, **options()))
     trial = played.draw()

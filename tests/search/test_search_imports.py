@@ -10,7 +10,7 @@ import tuner.search
 
 def test_the_rules_are_imported_without_optuna_and_the_optimiser():
     code = (
-        "import sys, tuner.search.history, tuner.search.promotion, tuner.search.stages, tuner.search.draws;"
+        "import sys, tuner.search.history, tuner.search.promotion, tuner.search.stages, tuner.search.draws, tuner.search.screen;"
         "print({'optuna', 'scipy', 'torch'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -65,6 +65,7 @@ class Entry:
         target: epoch that it trains to now, or last trained to.
         epochs: epochs that an ended trial had, if more is known than its last reading tells.
         retries: times that it was taken up after an interruption.
+        pace: seconds per epoch, when it was paused or ended last; None if that is not known.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Entry:
     target: int = 0
     epochs: int | None = None
     retries: int = 0
+    pace: float | None = None
 
     @property
     def last_epoch(self) -> int:
@@ -119,6 +121,7 @@ class History:
         self._rungs: dict[int, _Rung] = {}
         self._readings: list[tuple[int, int, Reading]] = []  # (order, number, reading)
         self._fallen: list[int] = []  # targets of the diverged trials, ascending
+        self._paces: list[float] = []  # ascending
         self._spent = 0
         self._stillborn = 0
         self._changes = 0
@@ -143,11 +146,12 @@ class History:
         self.add(replace(entry, readings=(*entry.readings, reading)))
         return reading
 
-    def paused(self, number: int) -> None:
+    def paused(self, number: int, pace: float | None = None) -> None:
         """A trial waits at its last reading, with its checkpoint."""
-        if not self[number].readings:
+        entry = self[number]
+        if not entry.readings:
             raise ValueError(f"trial {number} cannot pause before its first reading")
-        self._turn(number, State.PAUSED)
+        self.add(replace(entry, state=State.PAUSED, pace=pace or entry.pace))
 
     def interrupted(self, number: int) -> None:
         """A running trial lost its worker."""
@@ -159,11 +163,12 @@ class History:
         retries = entry.retries + (entry.state is State.INTERRUPTED)
         self.add(replace(entry, state=State.RUNNING, target=target, retries=retries))
 
-    def ended(self, number: int, state: State, epochs: int | None = None) -> None:
+    def ended(self, number: int, state: State, epochs: int | None = None, pace: float | None = None) -> None:
         """A trial ended; `epochs` says how many it had, if more than its last reading tells."""
         if not state.ended:
             raise ValueError(f"{state} is no end")
-        self.add(replace(self[number], state=state, epochs=epochs))
+        entry = self[number]
+        self.add(replace(entry, state=state, epochs=epochs, pace=pace or entry.pace))
 
     def add(self, entry: Entry) -> None:
         """Takes an entry in as it is, in place of what was known of that trial; rebuilds a history from records."""
@@ -190,6 +195,11 @@ class History:
     def spent(self) -> int:
         """Epochs committed: the targets of running and interrupted trials, and what all others had."""
         return self._spent
+
+    @property
+    def pace(self) -> float | None:
+        """Median of the seconds per epoch of all trials; None as long as none is known."""
+        return self._paces[len(self._paces) // 2] if self._paces else None
 
     @property
     def changes(self) -> int:
@@ -263,6 +273,8 @@ class History:
         self._states[entry.state].add(number)
         self._spent += entry.charge
         self._stillborn += entry.state.ended and entry.charge == 0
+        if entry.pace is not None:
+            insort(self._paces, entry.pace)
         for reading in entry.readings:
             insort(self._readings, (reading.order, number, reading), key=_by_order)
         if entry.state is State.DIVERGED:
@@ -278,6 +290,8 @@ class History:
         self._states[entry.state].discard(number)
         self._spent -= entry.charge
         self._stillborn -= entry.state.ended and entry.charge == 0
+        if entry.pace is not None:
+            del self._paces[bisect_left(self._paces, entry.pace)]
         for reading in entry.readings:
             del self._readings[bisect_left(self._readings, (reading.order, number), key=_by_order)]
         if entry.state is State.DIVERGED:

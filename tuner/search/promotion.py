@@ -15,6 +15,8 @@ from tuner.search.history import History, State
 
 #: From this share of the budget on nothing is drawn: what is left goes to the best of the paused trials.
 ENDGAME = 0.95
+#: Of the time that a training is expected to take, what must be left for it to begin: paces vary.
+CAUTION = 1.1
 #: Of the trials that wait at a rung, the best that a model is asked about.
 MOST_JUDGED = 64
 
@@ -39,9 +41,13 @@ class Wait:
 
 @dataclass(frozen=True)
 class Finished:
-    """Nothing runs and nothing is left to do; `reason` says why, for people."""
+    """Nothing runs and nothing is left to do; `reason` says why, for people.
+
+    With more time there would be more to do where `for_time` is set.
+    """
 
     reason: str
+    for_time: bool = False
 
 
 Action = Draw | Resume | Wait | Finished
@@ -54,10 +60,12 @@ class Expectation:
     Attributes:
         new: log of the expected improvement of the best new configuration; infinite where it is too early to tell.
         waiting: the same of paused trials, by number.
+        pace: seconds per epoch of that new configuration, or None where that is not asked or not known.
     """
 
     new: float
     waiting: Mapping[int, float]
+    pace: float | None = None
 
 
 #: Expectations of paused trials, or None where no model is to decide.
@@ -76,6 +84,7 @@ class Plan:
         trials: number of configurations drawn at most.
         barrier_at: number of draws at which the present stage ends, if the round waits there.
         closing: the round's time is up: nothing is started any more.
+        seconds_left: until then, where the round's time is bounded.
     """
 
     epochs: int
@@ -85,6 +94,12 @@ class Plan:
     trials: int | None = None
     barrier_at: int | None = None
     closing: bool = False
+    seconds_left: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether time alone bounds the round, so that it is what trials cost."""
+        return self.seconds_left is not None and self.budget_epochs is None and self.trials is None
 
     @property
     def first_target(self) -> int:
@@ -144,7 +159,9 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     the best of those paused trials, by expected improvement per epoch that it still needs.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
-    are kept to the epoch, but for that one full training.
+    are kept to the epoch, but for that one full training. Where time is bounded the same holds of the time that is left,
+    by the paces of the trials so far, but nothing waits then for what is on its way to a rung; and where nothing else is
+    bounded trials cost seconds instead of epochs.
     """
     if plan.closing:
         return Wait() if history.count(State.RUNNING) else Finished("the time is up")
@@ -173,7 +190,7 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
         if plan.epochs - rung <= left
         for _, number in history.waiting(rung)[:MOST_JUDGED]
         # Where a model knows little, it expects as much of the worst: what fell behind is not worth a look.
-        if survives(history, number, rung, plan.eta)
+        if survives(history, number, rung, plan.eta) and _has_time(history, plan, number)
     ]
     return judge(history, waiting)
 
@@ -184,13 +201,28 @@ def _judged(expected: Expectation, history: History, plan: Plan) -> Action | Non
         return None
 
     def gain(number: int) -> float:
-        rung = history[number].last_epoch
-        return expected.waiting[number] - math.log((plan.after(rung) - rung) / plan.epochs)
+        return expected.waiting[number] - math.log(_cost(history, plan, number, plan.after(history[number].last_epoch)))
 
+    pace = (expected.pace or history.pace or 1.0) if plan.timed else 1.0
     best = max(sorted(expected.waiting), key=gain, default=None)
-    if best is None or expected.new >= gain(best):
+    if best is None or expected.new - math.log(plan.epochs * pace) >= gain(best):
         return draw
     return Resume(best, plan.after(history[best].last_epoch))
+
+
+def _cost(history: History, plan: Plan, number: int, until: int) -> float:
+    """What it takes a trial to get to an epoch."""
+    epochs = until - history[number].last_epoch
+    return epochs * (history[number].pace or history.pace or 1.0) if plan.timed else epochs
+
+
+def _has_time(history: History, plan: Plan, number: int | None = None) -> bool:
+    """Whether a paused trial, or a new one, can be trained to the end in the time that is left."""
+    if plan.seconds_left is None or history.pace is None:
+        return True
+    entry = None if number is None else history[number]
+    epochs = plan.epochs - (entry.last_epoch if entry else 0)
+    return CAUTION * epochs * (entry.pace if entry and entry.pace else history.pace) <= plan.seconds_left
 
 
 def _promotion(history: History, plan: Plan) -> Resume | None:
@@ -199,7 +231,7 @@ def _promotion(history: History, plan: Plan) -> Resume | None:
         if best is None:
             continue
         rank = history.rank(best, rung)
-        fits = plan.after(rung) - rung <= _left(history, plan)
+        fits = plan.after(rung) - rung <= _left(history, plan) and _has_time(history, plan, best)
         if rank is not None and rank < history.population(rung) // plan.eta and fits:
             return Resume(best, plan.after(rung))
     return None
@@ -208,53 +240,63 @@ def _promotion(history: History, plan: Plan) -> Resume | None:
 def _draw(history: History, plan: Plan) -> Draw | Wait | None:
     if not _trials_left(history, plan):
         return None
-    if len(history) and (_is_endgame(history, plan) or _left(history, plan) < plan.epochs):
+    if len(history) and (_is_endgame(history, plan) or not _draw_fits(history, plan)):
         return None
     if len(history) == plan.barrier_at and history.count(State.RUNNING):
         return Wait()
     return Draw()
 
 
+def _draw_fits(history: History, plan: Plan) -> bool:
+    return plan.epochs <= _left(history, plan) and _has_time(history, plan)
+
+
 def _ending(expected: Expectation | None, history: History, plan: Plan) -> Action:
     left, trials_left = _left(history, plan), _trials_left(history, plan)
     if trials_left:
-        # What is left pays for few full trainings, so each is chosen when all is known that can be.
-        if any(history[number].target < plan.epochs for number in history.running):
+        # What is left pays for few full trainings, so each is chosen when all is known that can be. Time would pass.
+        on_its_way = any(history[number].target < plan.epochs for number in history.running)
+        if on_its_way and _has_time(history, plan):
             return Wait()
-        best = _best_to_complete(expected, left, history, plan)
+        best = _best_to_complete(expected, history, plan)
         if best is not None:
             return Resume(best, plan.epochs)
     if history.count(State.RUNNING):
         return Wait()
     if not history.count(State.COMPLETE):
         # Over the budget if need be, once: a round ends with something trained in full.
-        best = _best_to_complete(expected, math.inf, history, plan)
+        best = _best_to_complete(expected, history, plan, anyway=True)
         if best is not None and (left > 0 or history.spent < plan.epochs):
             return Resume(best, plan.epochs)
-    least = plan.epochs if history.count(State.COMPLETE) else plan.first_target
-    if trials_left and least <= left:
-        return Draw()
-    return Finished(_why_finished(history, plan))
+    fits = _draw_fits(history, plan) if history.count(State.COMPLETE) else plan.first_target <= left
+    return Draw() if trials_left and fits else _finished(history, plan)
 
 
-def _why_finished(history: History, plan: Plan) -> str:
+def _finished(history: History, plan: Plan) -> Finished:
+    if not _has_time(history, plan):
+        return Finished(
+            f"nothing can be trained to its end in the {plan.seconds_left:.0f} s that are left", for_time=True
+        )
     if _trials_left(history, plan):
-        return f"the budget of {plan.budget:g} epochs is used up"
+        return Finished(f"the budget of {plan.budget:g} epochs is used up")
     trained = ", and the best of them trained in full" if history.count(State.COMPLETE) else ""
-    return f"all {plan.trials} trials are drawn{trained}"
+    return Finished(f"all {plan.trials} trials are drawn{trained}")
 
 
-def _best_to_complete(expected: Expectation | None, left: float, history: History, plan: Plan) -> int | None:
+def _best_to_complete(
+    expected: Expectation | None, history: History, plan: Plan, *, anyway: bool = False
+) -> int | None:
     """The paused trial to be trained in full with what is left: the best that the model has judged, or of the rungs."""
+    left = _left(history, plan)
     if expected is not None and expected.waiting:
 
         def gain(number: int) -> float:
-            return expected.waiting[number] - math.log(1.0 - history[number].last_epoch / plan.epochs)
+            return expected.waiting[number] - math.log(_cost(history, plan, number, plan.epochs))
 
         return max(sorted(expected.waiting), key=gain)
     for rung in reversed(plan.rungs):
         best = _best_waiting(history, rung)
-        if best is not None and plan.epochs - rung <= left:
+        if best is not None and (anyway or (plan.epochs - rung <= left and _has_time(history, plan, best))):
             return best
     return None
 

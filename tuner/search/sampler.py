@@ -23,9 +23,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.distributions import dimension_of, from_optuna, optuna_name, scale_of, to_optuna
-from tuner.search.draws import FitCache, Screen, sobol_point, uniform, zoomed
+from tuner.search.draws import sobol_point, uniform, zoomed
 from tuner.search.history import Entry, History
 from tuner.search.promotion import Expectation
+from tuner.search.screen import FitCache, Screen
 from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stage_of, stages_until
 from tuner.search.trial_reader import READINGS, TrialReader, attribute_entry, plain_entry
 from tuner.space import Parameter, Scale, Space, Value
@@ -164,6 +165,8 @@ class CoarseToFineSampler(_StatelessSampler):
         expand: whether a box may pass a declared edge that the elites press against; needs a space with limits.
         tiered: whether tiers are tuned one after the other; needs a space and `expected_draws`.
         expected_draws: draws that the tiers share.
+        timed: whether a candidate is worth what is expected of it per second instead of per epoch; needs attributes that
+            say how long trials took, as in a round.
         defaults: the study's own values by parameter name, which tiers not yet tuned are fixed at.
         stages: stages of this round that are known already, from the first.
         on_stage: called with each new stage before its first draw.
@@ -184,6 +187,7 @@ class CoarseToFineSampler(_StatelessSampler):
         expand: bool = False,
         tiered: bool = False,
         expected_draws: int | None = None,
+        timed: bool = False,
         defaults: Mapping[str, Value] | None = None,
         stages: Sequence[Stage] = (),
         on_stage: Callable[[Stage], None] | None = None,
@@ -192,7 +196,7 @@ class CoarseToFineSampler(_StatelessSampler):
             raise ValueError("expand and tiered need a space: limits and tiers are known only from it")
         if tiered and expected_draws is None:
             raise ValueError("tiered needs expected_draws: the tiers share the draws")
-        self._seed, self._epochs, self._screen = seed, epochs, screen
+        self._seed, self._epochs, self._screen, self._timed = seed, epochs, screen, timed
         self._scales = _Scales(space)
         self._zoom = Zoom(coarse, elites, expand, tiered, expected_draws)
         self._defaults = space.to_unit(defaults) if space and defaults else {}
@@ -260,9 +264,10 @@ class CoarseToFineSampler(_StatelessSampler):
             stage = stage_of(index, stages)
             if stage.is_coarse:
                 return Expectation(math.inf, dict.fromkeys(waiting, 0.0))
-            screen = Screen(history, stage, dimensions, self._seed, index, epochs=self._full, cache=self._fits)
+            screen = self._screen_of(history, stage, dimensions, index)
         expected = screen.expected([history[number].point for number in waiting])
-        return Expectation(screen.best()[1], dict(zip(waiting, map(float, expected), strict=True)))
+        best = screen.best()
+        return Expectation(best.expected, dict(zip(waiting, map(float, expected), strict=True)), best.pace)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Opens the trial's stage, for those too whose values are all given."""
@@ -285,8 +290,12 @@ class CoarseToFineSampler(_StatelessSampler):
         stage = _fixed(stage_of(trial.number, self._stages), fixed)
         if not self._screen or stage.is_coarse:
             return zoomed(stage, self._seed, trial.number)
-        screen = Screen(history, stage, dimensions, self._seed, trial.number, epochs=self._full, cache=self._fits)
-        return screen.best()[0]
+        return self._screen_of(history, stage, dimensions, trial.number).best().point
+
+    def _screen_of(self, history: History, stage: Stage, dimensions: Sequence[Dimension], index: int) -> Screen:
+        return Screen(
+            history, stage, dimensions, self._seed, index, epochs=self._full, timed=self._timed, cache=self._fits
+        )
 
     def _open_stages(self, study: Study, trial: FrozenTrial) -> tuple[History, list[Dimension]]:
         """The history and the space as they are at this draw, with the stages that it needs."""

@@ -7,7 +7,8 @@ Inside a round a trial says more than Optuna's states can, in these attributes:
 | `readings` | [[epoch, value, order], …], raw values of the objective |
 | `outcome` | how it ended, a value of `State`; a running trial without one is running |
 | `target` | epoch that it trains to; optional |
-| `epochs`, `retries` | epochs that it had, and times it was taken up after its worker died; optional |
+| `epochs`, `seconds` | that it had when it left its worker last; optional |
+| `retries` | times it was taken up after its worker died; optional |
 | `paused_at` | epoch of the rung where it waits; as good as the outcome "paused" if it is its last reading's epoch |
 
 A trial without readings of its own is read as a plain script leaves it: what it reported, by step.
@@ -25,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.search.history import Entry, History, Reading, State
 
 READINGS, OUTCOME, TARGET, PAUSED_AT = "readings", "outcome", "target", "paused_at"
-EPOCHS, RETRIES = "epochs", "retries"
+EPOCHS, SECONDS, RETRIES = "epochs", "seconds", "retries"
 
 #: In a plain script trials are compared at these shares of the full length, and where they stopped.
 COMPARED_AT = (0.25, 0.5)
@@ -94,7 +95,7 @@ def _ended_at(trial: FrozenTrial) -> tuple[bool, float, int]:
 
 def _signature(trial: FrozenTrial) -> tuple[Any, ...]:
     attrs = trial.user_attrs
-    marks = (len(attrs.get(READINGS, ())), attrs.get(OUTCOME), attrs.get(TARGET), attrs.get(PAUSED_AT))
+    marks = (len(attrs.get(READINGS, ())), *(attrs.get(name) for name in (OUTCOME, TARGET, PAUSED_AT, SECONDS)))
     return trial.state, len(trial.params), len(trial.intermediate_values), *marks
 
 
@@ -113,7 +114,15 @@ def attribute_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float)
         state = _STATES[trial.state]
     target, epochs, retries = (trial.user_attrs.get(name) for name in (TARGET, EPOCHS, RETRIES))
     had = round(epochs) if state.ended and epochs is not None else None
-    return Entry(trial.number, point, state, readings, target=int(target or 0), epochs=had, retries=int(retries or 0))
+    pace = pace_of(trial.user_attrs)
+    taken_up = int(retries or 0)
+    return Entry(trial.number, point, state, readings, int(target or 0), epochs=had, retries=taken_up, pace=pace)
+
+
+def pace_of(attributes: Mapping[str, Any]) -> float | None:
+    """Seconds per epoch of a trial with these attributes; None where they do not tell."""
+    epochs, seconds = attributes.get(EPOCHS), attributes.get(SECONDS)
+    return seconds / epochs if epochs and seconds else None
 
 
 def plain_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float, full: int) -> Entry:

@@ -1,0 +1,70 @@
+"""Rounds that time bounds, by a clock that goes on while something trains: one second for an epoch of each worker."""
+
+import functools
+from dataclasses import replace
+
+import pytest
+from rounds import outcomes, trials, write_study
+from simulated import Simulated
+
+import tuner.commands.tune as tune_module
+from tuner.config import load
+from tuner.round import Round
+from tuner.store.database import Database
+from tuner.store.rounds import Rounds
+
+#: Rungs at 2, 4 and 8 of 16 epochs.
+WORDS = ["study=line", "trainer.max_epochs=16", "search.coarse=5", "search.trials=null"]
+
+
+@pytest.fixture
+def trained():
+    return []
+
+
+@pytest.fixture
+def call(workdir, monkeypatch, trained):
+    """`tuner` with two simulated workers."""
+    monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: Simulated(2, trained))
+    before = []  # epochs of earlier calls: what they took is in the database
+
+    def call(timeout_s, **search):
+        before.append(len(trained))
+        monkeypatch.setattr(
+            tune_module, "Round", functools.partial(Round, clock=lambda: (len(trained) - before[-1]) / 2)
+        )
+        settings = load([*WORDS, f"search.timeout={timeout_s}"], config_dir=str(write_study(workdir)))
+        return tune_module.tune(replace(settings, search=replace(settings.search, **search)))
+
+    return call
+
+
+@pytest.mark.parametrize("search", [{}, {"budget": 99.0}, {"screen": False}], ids=["time", "epochs too", "places"])
+def test_the_end_of_the_time_is_for_full_trainings_and_none_is_cut_short(workdir, call, trained, search):
+    assert call(100, **search) == 0
+    assert 75 <= len(trained) / 2 <= 100
+    assert "interrupted" not in outcomes(workdir)
+    assert outcomes(workdir).count("complete") >= 3
+
+
+def test_with_more_time_the_round_goes_on_where_it_was(workdir, call, trained, capsys):
+    assert call(60) == 0
+    told = capsys.readouterr()
+    assert "out of time" in told.out
+    first = trials(workdir)
+    assert call(60) == 0
+    assert "raise search.budget, search.trials or search.timeout" in capsys.readouterr().err
+    assert len(trials(workdir)) == len(first)
+    assert call(120) == 0
+    again = trials(workdir)
+    assert [trial.params for trial in again[: len(first)]] == [trial.params for trial in first]
+    assert len(again) > len(first)
+    assert len(trained) == len(set(trained)), "no epoch was trained twice"
+    assert 60 < len(trained) / 2 <= 120
+    with Database(f"sqlite:///{workdir}/runs/tuner.db") as database:
+        assert len(Rounds(database).all()) == 1
+
+
+def test_too_little_time_for_one_training_is_used_all_the_same(workdir, call, trained):
+    assert call(7) == 1
+    assert 6 <= len(trained) / 2 <= 8

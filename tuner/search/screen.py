@@ -1,0 +1,371 @@
+"""Draws screened by a model of the learning curves seen so far.
+
+A draw depends on the seed, the stage and its box, the index, and the history; no clock and no other state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search.draws import uniform, zoomed
+from tuner.search.encoding import Encoding
+from tuner.search.history import History, Reading, State
+from tuner.search.stages import Dimension, Stage
+
+if TYPE_CHECKING:
+    from tuner.search.model import Hyperparameters
+
+Array = NDArray[np.float64]
+
+CANDIDATES = 256  # in the box, and as many in the frame
+STEPS = (0.2, 0.07, 0.025)  # of the local rounds
+LOCAL_STARTS, LOCAL_MOVES = 8, 24
+MOST_ROWS = 256  # that the model is given
+MOST_FALLEN, MOST_FANTASIES = 32, 64
+FIRST_VALUES = 2  # without them there is nothing to learn from
+FIRST_FIT, FIT_GROWTH = 3, 1.1
+#: A reading below this share of the full length says too little about it.
+SHORTEST = 0.1
+LARGEST = 1e100  # of a value; the square of it is still a number
+_FULL = (0.0, 1.0)
+
+_Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), as in a history
+
+
+class FitCache:
+    """Keeps the model's last hyperparameters, which are costly and stay the same until the data grew by a tenth.
+
+    It saves time and changes nothing: its key is everything that the fit depends on.
+    """
+
+    def __init__(self) -> None:
+        self.fits = 0
+        self._key: bytes | None = None
+        self._hyper: Hyperparameters | None = None
+
+    def fitted(self, x: Array, y: Array, groups: tuple[int, ...]) -> Hyperparameters:
+        from tuner.search.model import fit  # noqa: PLC0415  the first draws need no model, nor what it imports
+
+        key = hashlib.blake2b(repr((x.shape, groups)).encode() + x.tobytes() + y.tobytes()).digest()
+        if key != self._key or self._hyper is None:
+            self._key, self._hyper = key, fit(x, y, groups)
+            self.fits += 1
+        return self._hyper
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A value at a point and an epoch; not finite: the worst."""
+
+    number: int
+    epoch: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best one.
+
+    Attributes:
+        point: its coordinates by name.
+        expected: log of the expected improvement at full length, in standardised values.
+        pace: seconds per epoch, where time counts and something is known about it.
+    """
+
+    point: dict[str, float]
+    expected: float
+    pace: float | None = None
+
+
+class Screen:
+    """The candidates of one draw, and what a Gaussian process over (point, log epoch) expects of them at full length.
+
+    256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
+    rounds of smaller and smaller steps. Running trials count as read at what the model expects of them (Ginsbourger et
+    al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
+    diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
+    learn from the best candidate is `zoomed`, and all are expected to be alike.
+
+    Args:
+        history: the trials so far.
+        stage: where to draw.
+        dimensions: the space.
+        seed: the round's seed.
+        index: index of the draw.
+        epochs: the full length of a training.
+        timed: whether the best candidate is that of the highest expected improvement per second (Snoek et al. 2012,
+            arXiv:1206.2944, section 3.2), not the highest of all.
+        cache: keeps hyperparameters between draws; not needed for the result.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        stage: Stage,
+        dimensions: Sequence[Dimension],
+        seed: int,
+        index: int,
+        *,
+        epochs: int,
+        timed: bool = False,
+        cache: FitCache | None = None,
+    ) -> None:
+        self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
+        self._encoding = Encoding(self._dimensions, epochs)
+        self._avoid = _Avoided.of(history, self._encoding)
+        self._learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
+        self._score = _acquisition(history, self._encoding, cache or FitCache()) if self._learns else _indifferent
+        self._pace = _Pace.of(history, self._encoding) if timed and self._learns else None
+
+    def expected(self, points: Sequence[Mapping[str, float]]) -> Array:
+        """Log of the expected improvement of points at full length, in standardised values; shape (n,)."""
+        return np.asarray(self._score(self._encoding.matrix(points))) if points else np.zeros(0)
+
+    def best(self) -> Candidate:
+        """The candidate of the highest expected improvement, per second if time counts."""
+        if not self._learns:
+            point = zoomed(self._stage, self._seed, self._index)
+            if not self._dimensions or not self._avoid.penalty(self._encoding.matrix([point])).any():
+                return Candidate(point, 0.0)
+        stage, dimensions = self._stage, self._dimensions
+        random = np.random.Generator(
+            np.random.PCG64(int(uniform(self._seed, stage.number, self._index, "screen") * 2**53))
+        )
+        box = np.array([stage.box.get(dimension.name, _FULL) for dimension in dimensions])
+        frame = np.array([stage.frame.get(dimension.name, _FULL) for dimension in dimensions])
+        limits = np.stack([np.minimum(box[:, 0], frame[:, 0]), np.maximum(box[:, 1], frame[:, 1])])
+        drawn = random.random((2 * CANDIDATES, len(dimensions)))
+        region = np.repeat([box, frame], CANDIDATES, axis=0)
+        units = region[:, :, 0] + drawn * (region[:, :, 1] - region[:, :, 0])
+        values = self._worth(units)
+        for step in STEPS:
+            starts = units[np.argsort(-values, kind="stable")[:LOCAL_STARTS]]
+            moved = _moved(np.repeat(starts, LOCAL_MOVES, axis=0), step, dimensions, limits, random)
+            units = np.concatenate([units, moved])
+            values = np.concatenate([values, self._worth(moved)])
+        best = int(np.argmax(values))
+        point = {dimension.name: float(unit) for dimension, unit in zip(dimensions, units[best], strict=True)}
+        expected = float((self._score(units[best : best + 1]) - self._avoid.penalty(units[best : best + 1]))[0])
+        return Candidate(point, expected, self._pace(units[best : best + 1])[0] if self._pace else None)
+
+    def _worth(self, units: Array) -> Array:
+        worth = self._score(units) - self._avoid.penalty(units)
+        return np.asarray(worth - np.log(self._pace(units)) if self._pace else worth)
+
+
+def _indifferent(units: Array) -> Array:
+    return np.zeros(len(units))
+
+
+def _moved(
+    units: Array, step: float, dimensions: Sequence[Dimension], limits: Array, random: np.random.Generator
+) -> Array:
+    """Points a random step away; an unordered dimension has no steps, it is drawn anew now and then."""
+    moved = units + step * random.standard_normal(units.shape)
+    anew = random.random(units.shape)
+    low, high = limits
+    for place, dimension in enumerate(dimensions):
+        if not dimension.ordered:
+            # Numbers below `step` say that it is drawn anew, and where: they are uniform again once divided by it.
+            drawn = low[place] + anew[:, place] / step * (high[place] - low[place])
+            moved[:, place] = np.where(anew[:, place] < step, drawn, units[:, place])
+    # Thrown back at an edge, not stopped there: many that end on the very edge would be one configuration.
+    moved = np.where(moved < low, 2 * low - moved, np.where(moved > high, 2 * high - moved, moved))
+    return np.asarray(np.clip(moved, low, high))
+
+
+class _Acquisition:
+    """Log expected improvement at full length, for candidates."""
+
+    def __init__(self, encoding: Encoding, x: Array, y: Array, hyper: Hyperparameters, measured: int) -> None:
+        from tuner.search.model import Posterior  # noqa: PLC0415
+
+        self._encoding = encoding
+        self._posterior = Posterior(x, y, hyper, encoding.groups)
+        whole = x[:measured].copy()
+        whole[:, -1] = 1.0
+        # What the measured points are expected to reach, not the best value seen: that one is lucky, or missing.
+        self._best = float(self._posterior.mean(whole).min())
+
+    def __call__(self, units: Array) -> Array:
+        from tuner.search.model import log_expected_improvement  # noqa: PLC0415
+
+        epochs = np.full(len(units), self._encoding.epochs)
+        x = self._encoding.encoded(self._encoding.without_inactive(units), epochs)
+        return log_expected_improvement(*self._posterior.predict(x), self._best)
+
+
+class _Pace:
+    """Seconds per epoch of candidates, by a Gaussian process over their logarithms.
+
+    Its hyperparameters are fixed: how long an epoch takes depends smoothly on few things, and the first epochs of a
+    worker, or those beside a busy neighbour, are off by some ten percent.
+    """
+
+    LENGTH, NOISE = 2.0, 0.05
+
+    @classmethod
+    def of(cls, history: History, encoding: Encoding) -> _Pace | None:
+        """Of the trials that were read last; None where none has a pace."""
+        numbers = sorted({number for _, number, _ in history.readings[-MOST_ROWS:]})
+        entries = [entry for entry in map(history.__getitem__, numbers) if entry.pace]
+        return (
+            cls(encoding, [entry.point for entry in entries], [entry.pace or 1.0 for entry in entries])
+            if entries
+            else None
+        )
+
+    def __init__(self, encoding: Encoding, points: Sequence[Mapping[str, float]], paces: Sequence[float]) -> None:
+        from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415
+
+        self._encoding = encoding
+        logs = np.log(np.array(paces))
+        self._mean, self._deviation = float(logs.mean()), float(logs.std()) or 1.0
+        hyper = Hyperparameters((self.LENGTH,) * (max(encoding.groups) + 1), 1.0, self.NOISE)
+        x = self._inputs(encoding.matrix(points))
+        self._posterior = Posterior(x, (logs - self._mean) / self._deviation, hyper, encoding.groups)
+
+    def __call__(self, units: Array) -> Array:
+        """Seconds per epoch; shape (n,)."""
+        x = self._inputs(self._encoding.without_inactive(units))
+        return np.asarray(np.exp(self._mean + self._deviation * self._posterior.mean(x)))
+
+    def _inputs(self, units: Array) -> Array:
+        return self._encoding.encoded(units, np.full(len(units), self._encoding.epochs))
+
+
+def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acquisition:
+    from tuner.search.model import Posterior  # noqa: PLC0415
+
+    fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)))
+    hyper = cache.fitted(*_data(history, encoding, fitted_on), encoding.groups)
+    measured = _measured(history, encoding.epochs, len(history.readings))
+    x, y = _data(history, encoding, measured)
+    fantasies = _fantasies(history, encoding.epochs, [row.epoch for row in measured])
+    points = encoding.matrix([history[row.number].point for row in fantasies])
+    imagined = encoding.encoded(points, np.array([row.epoch for row in fantasies], dtype=float))
+    if len(imagined):
+        believed = Posterior(x, y, hyper, encoding.groups).mean(imagined)
+        y = np.concatenate([y, believed])
+    return _Acquisition(encoding, np.concatenate([x, imagined]), y, hyper, len(measured))
+
+
+@lru_cache(maxsize=64)
+def _fit_size(readings: int) -> int:
+    """Readings that the hyperparameters are fitted on: a fixed sequence that grows by a tenth."""
+    size = min(FIRST_FIT, readings)
+    while (larger := max(size + 1, math.floor(size * FIT_GROWTH))) <= readings:
+        size = larger
+    return size
+
+
+def _measured(history: History, epochs: int, upto: int) -> list[_Row]:
+    """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these."""
+    chosen = _chosen(history, history.readings[:upto], MOST_ROWS - MOST_FALLEN)
+    newest = max((number for _, number, _ in chosen), default=-1)
+    fallen = history.numbers(State.DIVERGED)
+    known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in set(fallen)]
+    rows = [_Row(number, reading.epoch, reading.value) for _, number, reading in known or chosen]
+    counted = fallen[: bisect_right(fallen, newest)][-MOST_FALLEN:]
+    return rows + [_Row(number, history[number].target or epochs, math.inf) for number in counted]
+
+
+def _chosen(history: History, readings: Sequence[_Numbered], most: int) -> Sequence[_Numbered]:
+    """At most `most` readings: a quarter the best ones, a quarter the newest ones, the rest spread evenly."""
+    if len(readings) <= most:
+        return readings
+    quarter = most // 4
+    end = readings[-1][0]
+    best = islice((row for row in _best_first(history) if row[0] <= end), quarter)
+    spread = [readings[i * len(readings) // (2 * quarter)] for i in range(2 * quarter)]
+    return sorted({*best, *readings[-quarter:], *spread}, key=lambda row: row[:2])
+
+
+def _best_first(history: History) -> Iterator[_Numbered]:
+    """All readings by value, without looking at more of them than are asked for."""
+    ranked = [zip(history.ranked(epoch), repeat(epoch)) for epoch in history.epochs_read]
+    for (_, number), epoch in heapq.merge(*ranked):
+        reading = history[number].at(epoch)
+        assert reading is not None
+        yield reading.order, number, reading
+
+
+def _data(history: History, encoding: Encoding, rows: Sequence[_Row]) -> tuple[Array, Array]:
+    units = encoding.matrix([history[row.number].point for row in rows])
+    x = encoding.encoded(units, np.array([row.epoch for row in rows], dtype=float))
+    return x, _standardised(np.array([row.value for row in rows]))
+
+
+def _standardised(values: Array) -> Array:
+    """Values of mean 0 and deviation 1.
+
+    What is not finite counts as the worst finite value. An exploded loss would be all the variance there is, so on the
+    bad side values end at Tukey's outer fence, the upper quartile plus three times the interquartile range.
+    """
+    values = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), math.inf)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return np.zeros_like(values)
+    lower, upper = np.quantile(finite, [0.25, 0.75])
+    fence = upper + 3.0 * (upper - lower)
+    worst = min(finite.max(), fence) if upper > lower else finite.max()
+    bounded = np.where(np.isfinite(values), np.minimum(values, worst), worst)
+    deviation = bounded.std()
+    return np.asarray((bounded - bounded.mean()) / (deviation if deviation > 0 else 1.0))
+
+
+def _fantasies(history: History, epochs: int, known: Sequence[int]) -> list[_Row]:
+    """Running trials at the epoch they train to; one that does not say goes as far as others were read."""
+    numbers = [number for state in (State.RUNNING, State.INTERRUPTED) for number in history.numbers(state)]
+    shortest = min(known, default=epochs)
+    return [
+        _Row(number, entry.target or (epochs if entry.readings else shortest), math.nan)
+        for number, entry in ((number, history[number]) for number in sorted(numbers)[-MOST_FANTASIES:])
+    ]
+
+
+@dataclass(frozen=True)
+class _Avoided:
+    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete."""
+
+    encoding: Encoding
+    places: tuple[int, ...]  # of the memory dimensions
+    limits: Array  # of the infeasible trials there, shape (n, places); minus infinity where one has none
+    drawn: frozenset[bytes]
+
+    @classmethod
+    def of(cls, history: History, encoding: Encoding) -> _Avoided:
+        places = tuple(place for place, dimension in enumerate(encoding.dimensions) if dimension.memory)
+        entries = [history[number] for number in history.numbers(State.INFEASIBLE)] if places else []
+        limits = encoding.matrix([entry.point for entry in entries])[:, places]
+        limits = limits[~np.all(np.isnan(limits), axis=1)]
+        discrete = all(dimension.cells for dimension in encoding.dimensions)
+        drawn = _keys(encoding.matrix([entry.point for entry in history])) if discrete else []
+        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), frozenset(drawn))
+
+    def penalty(self, units: Array) -> Array:
+        """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
+        snapped = self.encoding.without_inactive(units)
+        penalty = np.zeros(len(units))
+        if self.drawn:
+            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped)]
+        if len(self.limits):
+            sizes = np.nan_to_num(snapped[:, self.places], nan=-math.inf)
+            too_large = np.any(np.all(sizes[:, None, :] >= self.limits[None, :, :] - 1e-9, axis=2), axis=1)
+            penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.places]).sum(1)))
+        return penalty
+
+
+def _keys(units: Array) -> list[bytes]:
+    return [row.tobytes() for row in np.round(np.nan_to_num(units, nan=-1.0), 6) + 0.0]
