@@ -239,7 +239,12 @@ def run_tuner(system: str, folder: Path, present: int, trials: int) -> dict[str,
     worker = InstantWorker(present, trials, phases.reset)
     settings = settings_of(system, folder, present + 10 * (WARM_UP + trials))
     began = time.perf_counter()
-    with mock.patch.object(tune, "launcher_of", return_value=worker), phases.in_tuner(), contextlib.suppress(_Enough):
+    with (
+        mock.patch.object(tune, "launcher_of", return_value=worker),
+        mock.patch.object(tune, "prepare_workers"),
+        phases.in_tuner(),
+        contextlib.suppress(_Enough),
+    ):
         tune.tune(settings)
     figures = _figures(began, worker.entered_at, worker.begins, worker.proposals, phases)
     if present:

@@ -150,6 +150,8 @@ class Round:
 
     def _work(self) -> None:
         with self._launcher:
+            if self._judge is not None:
+                import tuner.search.model  # noqa: F401, PLC0415  takes a second, while the workers start
             try:
                 while not self._ended:
                     self._employ()

@@ -22,7 +22,7 @@ from tuner.commands.batch_fit import batch_fit
 from tuner.commands.folders import folder_of_round
 from tuner.commands.lr_range import check_search, first_stage
 from tuner.commands.values import own_values
-from tuner.commands.workers import launcher_of, seats_of
+from tuner.commands.workers import launcher_of, prepare_workers, seats_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
 from tuner.errors import ConfigError, RoundFailed, StudyError
@@ -156,6 +156,7 @@ class _Session:
         """Open the trials, run the round, crown the champion."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         settings, study = self._settings, self._study
+        prepare_workers(settings)  # thousands of trials take seconds to read
         self._ledger = ledger = Ledger(
             self._database.storage,
             self._record.name,

@@ -14,6 +14,13 @@ from tuner.launch import ray, ray_cluster
 from tuner.launch.devices import Seat, cores, gpus, seats
 from tuner.launch.groups import Groups
 from tuner.launch.local import local_groups
+from tuner.launch.local import prepare as prepare_server
+
+
+def prepare_workers(settings: Settings) -> None:
+    """Have begin what takes long before a worker of this machine can start, while there is something else to do."""
+    if settings.launcher.ray is None:
+        prepare_server()
 
 
 def launcher_of(

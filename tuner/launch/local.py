@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -32,13 +32,24 @@ def local_groups(seats: Sequence[Sequence[Seat]], logs: Path, *, silent_after_s:
     return Groups(Processes(seats, logs), len(seats), silent_after_s=silent_after_s)
 
 
+def prepare() -> None:
+    """Start the server that workers are forked from, which imports meanwhile what they need."""
+    _context()
+    forkserver.ensure_running()
+
+
+def _context() -> mp.context.ForkServerContext:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tuner.launch.preload"])
+    return context
+
+
 class Processes:
     """The transport: a process and a pipe for each rank."""
 
     def __init__(self, seats: Sequence[Sequence[Seat]], logs: Path) -> None:
         self._seats, self._logs = seats, logs
-        self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["tuner.launch.preload"])
+        self._context = _context()
         self._meeting: tempfile.TemporaryDirectory[str] | None = None
         self._started = 0
 

@@ -32,6 +32,9 @@ CANDIDATES = 256  # in the box, and as many in the frame
 STEPS = (0.2, 0.07, 0.025)  # of the local rounds
 LOCAL_STARTS, LOCAL_MOVES = 8, 24
 MOST_ROWS = 256  # that the model is given
+MOST_FITTED = (
+    128  # that its hyperparameters are fitted on: the fit takes a sixth of the time, and a worker waits for it
+)
 MOST_FALLEN, MOST_FANTASIES = 32, 64
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
@@ -248,7 +251,7 @@ class _Pace:
 def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acquisition:
     from tuner.search.model import Posterior  # noqa: PLC0415
 
-    fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)))
+    fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)), MOST_FITTED)
     hyper = cache.fitted(*_data(history, encoding, fitted_on), encoding.groups)
     measured = _measured(history, encoding.epochs, len(history.readings))
     x, y = _data(history, encoding, measured)
@@ -270,9 +273,9 @@ def _fit_size(readings: int) -> int:
     return size
 
 
-def _measured(history: History, epochs: int, upto: int) -> list[_Row]:
+def _measured(history: History, epochs: int, upto: int, most: int = MOST_ROWS) -> list[_Row]:
     """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these."""
-    chosen = _chosen(history, history.readings[:upto], MOST_ROWS - MOST_FALLEN)
+    chosen = _chosen(history, history.readings[:upto], most - MOST_FALLEN)
     newest = max((number for _, number, _ in chosen), default=-1)
     fallen = history.numbers(State.DIVERGED)
     known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in set(fallen)]
