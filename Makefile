@@ -25,12 +25,16 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Hours, QUICK=1 minutes. TABLES names a folder of learning curves for search.py, TUNER_DATA one for CIFAR-10.
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/controller.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/leaks.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/search.py $(if $(TABLES),--data $(TABLES))
+	$(BIN)/python benchmarks/real.py --study digits $(if $(TUNER_DATA),cifar)
+	$(if $(TUNER_DATA),$(BIN)/python benchmarks/cifar.py)
 
 # The newest versions that pass: install them, run the tests, and commit the file.
 update: $(VENV)/dev.stamp

@@ -27,6 +27,7 @@ from searches.tables import Curves, load
 MAIN = "coarse_to_fine"
 BUDGETS, QUICK_BUDGETS = (8.0, 16.0, 32.0, 64.0), (4.0, 8.0)
 EARLY, EARLY_SHARE = (8.0, 16.0), 0.6
+EXAMPLE = Path(__file__).parent / "searches" / "example"
 OURS, THEIRS = "tuner", "Optuna"
 
 
@@ -221,7 +222,7 @@ def plot(scores: Scores, options: argparse.Namespace) -> None:
 def _options() -> argparse.Namespace:
     known = [*rounds.SYSTEMS, *baselines.SYSTEMS]
     made = parser(__doc__)
-    made.add_argument("--data", type=Path, required=True, help="a folder with a table of learning curves")
+    made.add_argument("--data", type=Path, default=EXAMPLE, help="a folder with a table of learning curves (a formula)")
     made.add_argument("--systems", nargs="+", choices=known, default=known, metavar="SYSTEM", help=", ".join(known))
     made.add_argument("--seeds", type=int, default=10)
     made.add_argument("--workers", type=int, nargs="+", default=[1, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,25 +12,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-TABLE = """
-import numpy as np
-
-SPACE = {"lr": (1e-4, 1.0, "log_uniform"), "momentum": (0.5, 0.99, "one_minus_pow10"), "width": (8, 64, "log_int")}
-EPOCHS = 16
-
-class Bowl:
-    tasks = ("easy", "hard")
-
-    def curve(self, task, params):
-        far = abs(np.log10(params["lr"]) + 2) + abs(np.log10(1 - params["momentum"]) + 1) * (task == "hard")
-        return (90 - 20 * far) * (1 - 0.7 ** np.arange(1, EPOCHS + 1))
-
-    def noisy(self, curve, rng):
-        return curve + 0.1 * rng.standard_normal(EPOCHS)
-
-    def regret(self, task, final):
-        return (90 - final) / 20
-"""
+EXAMPLE = BENCHMARKS / "searches" / "example"
 
 
 @pytest.fixture
@@ -42,8 +25,9 @@ def search(monkeypatch) -> ModuleType:
 
 @pytest.fixture
 def bowl(tmp_path) -> Path:
+    """A folder of its own: a table is any Python file."""
     (tmp_path / "bowl").mkdir()
-    (tmp_path / "bowl" / "bowl.py").write_text(TABLE)
+    shutil.copy(EXAMPLE / "bowl.py", tmp_path / "bowl")
     return tmp_path / "bowl"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tuner.search.history import Entry, History, Reading, State
 from tuner.search.promotion import (
+    CURVES_KNOWN,
     Draw,
     Expectation,
     Finished,
@@ -110,6 +111,12 @@ def judge(new, pace=None, **of):
     return lambda history, waiting: Expectation(new, {number: of[f"t{number}"] for number in waiting}, pace)
 
 
+def complete(history: History, count: int) -> History:
+    for _ in range(count):
+        add(history, State.COMPLETE, {R: 9.0})
+    return history
+
+
 LADDER = Plan(R, (6, 13, 25), eta=2)
 JUDGED = {
     # To the next rung cost 7, 12 and 25 of 50 epochs: log(1 / share) is 1.97, 1.43 and 0.69.
@@ -117,6 +124,18 @@ JUDGED = {
     "the same for less": (paused(1, rung=6), LADDER, judge(2.0, t0=0.04), Resume(0, 13)),
     "not the best, but more is expected": (paused(1, 2, 3, 4, rung=13), LADDER, judge(0, t0=0, t1=1), Resume(1, 25)),
     "of the worse half nothing is expected": (paused(1, 2, 3, 4, rung=13), LADDER, judge(9.0, t0=0, t1=0), Draw()),
+    "once whole curves are known, of the worse half too": (
+        complete(paused(1, 2, 3, 4, rung=13), CURVES_KNOWN),
+        LADDER,
+        judge(0.0, t0=0, t1=0, t2=0, t3=9.0),
+        Resume(3, 25),
+    ),
+    "but not of what is not finite": (
+        complete(paused(1, math.nan, rung=13), CURVES_KNOWN),
+        LADDER,
+        judge(0.0, t0=-9.0),
+        Draw(),
+    ),
     "as good, and less to go": (
         add(paused(1, rung=13), State.PAUSED, {6: 2.0}),
         LADDER,

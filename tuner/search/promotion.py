@@ -19,6 +19,8 @@ ENDGAME = 0.95
 CAUTION = 1.1
 #: Of the trials that wait at a rung, the best that a model is asked about.
 MOST_JUDGED = 64
+#: Full trainings after which a model may promote from anywhere in a rung: those that win late have lost early.
+CURVES_KNOWN = 8
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,11 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
     | else | finished |
 
-    With a judge the two lines in the middle are one: of the paused trials that are among the best 1/eta of their rung and
-    can be trained in full, and of the best new configuration, that of the highest expected improvement per epoch is
-    next, where a paused trial costs the epochs to its next rung, and a new one those of a full training. At the end it is
-    the best of those paused trials, by expected improvement per epoch that it still needs.
+    With a judge the two lines in the middle are one. Asked about are the paused trials that can be trained in full and
+    are among the best 1/eta of their rung, or any of them once eight trainings in full have shown what becomes of late
+    bloomers. Of these and of the best new configuration, that of the highest expected improvement per epoch is next,
+    where a paused trial costs the epochs to its next rung, and a new one those of a full training. At the end it is the
+    best of the paused ones, by expected improvement per epoch that it still needs.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
     are kept to the epoch, but for that one full training. Where time is bounded the same holds of the time that is left,
@@ -183,14 +186,15 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
     # All drawn: the trials asked for are there, and how many of them go on is a matter of places.
     if judge is None or not plan.rungs or not _trials_left(history, plan):
         return None
-    left = _left(history, plan)
+    left, knows_curves = _left(history, plan), len(history.ranked(plan.epochs)) >= CURVES_KNOWN
     waiting = [
         number
         for rung in plan.rungs
         if plan.epochs - rung <= left
-        for _, number in history.waiting(rung)[:MOST_JUDGED]
+        for value, number in history.waiting(rung)[:MOST_JUDGED]
         # Where a model knows little, it expects as much of the worst: what fell behind is not worth a look.
-        if survives(history, number, rung, plan.eta) and _has_time(history, plan, number)
+        if (math.isfinite(value) if knows_curves else survives(history, number, rung, plan.eta))
+        if _has_time(history, plan, number)
     ]
     return judge(history, waiting)
 
