@@ -9,6 +9,7 @@ import pytest
 from tuner.search.history import Entry, History, Reading, State
 from tuner.search.promotion import (
     CURVES_KNOWN,
+    MOST_READINGS,
     Draw,
     Expectation,
     Finished,
@@ -129,6 +130,12 @@ JUDGED = {
         LADDER,
         judge(0.0, t0=0, t1=0, t2=0, t3=9.0),
         Resume(3, 25),
+    ),
+    "but not where more is known than a model learns from": (
+        complete(paused(1, 2, 3, 4, rung=13), MOST_READINGS),
+        LADDER,
+        judge(9.0, t0=0, t1=0),
+        Draw(),
     ),
     "but not of what is not finite": (
         complete(paused(1, math.nan, rung=13), CURVES_KNOWN),

@@ -19,8 +19,10 @@ ENDGAME = 0.95
 CAUTION = 1.1
 #: Of the trials that wait at a rung, the best that a model is asked about.
 MOST_JUDGED = 64
-#: Full trainings after which a model may promote from anywhere in a rung: those that win late have lost early.
+#: Full trainings after which a model may promote from anywhere in a rung, because those that win late have lost early:
 CURVES_KNOWN = 8
+#: as long as it has not more readings than it learns from; of what it has not seen it expects too much.
+MOST_READINGS = 224
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
     # All drawn: the trials asked for are there, and how many of them go on is a matter of places.
     if judge is None or not plan.rungs or not _trials_left(history, plan):
         return None
-    left, knows_curves = _left(history, plan), len(history.ranked(plan.epochs)) >= CURVES_KNOWN
+    left = _left(history, plan)
+    knows_curves = len(history.ranked(plan.epochs)) >= CURVES_KNOWN and len(history.readings) <= MOST_READINGS
     waiting = [
         number
         for rung in plan.rungs

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tuner.search.draws import uniform, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, Reading, State
+from tuner.search.promotion import MOST_READINGS
 from tuner.search.stages import Dimension, Stage
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ Array = NDArray[np.float64]
 CANDIDATES = 256  # in the box, and as many in the frame
 STEPS = (0.2, 0.07, 0.025)  # of the local rounds
 LOCAL_STARTS, LOCAL_MOVES = 8, 24
-MOST_ROWS = 256  # that the model is given
 MOST_FITTED = (
     128  # that its hyperparameters are fitted on: the fit takes a sixth of the time, and a worker waits for it
 )
 MOST_FALLEN, MOST_FANTASIES = 32, 64
+MOST_ROWS = MOST_READINGS + MOST_FALLEN  # that the model is given
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
 #: A reading below this share of the full length says too little about it.
