@@ -118,6 +118,11 @@ def complete(history: History, count: int) -> History:
     return history
 
 
+def too_early(history, waiting):
+    """As in a coarse stage."""
+    return Expectation(math.inf, {})
+
+
 LADDER = Plan(R, (6, 13, 25), eta=2)
 JUDGED = {
     # To the next rung cost 7, 12 and 25 of 50 epochs: log(1 / share) is 1.97, 1.43 and 0.69.
@@ -149,7 +154,19 @@ JUDGED = {
         judge(0.0, t0=0.0, t1=0.0),
         Resume(1, 13),
     ),
-    "too early to tell": (paused(1, rung=6), LADDER, judge(math.inf, t0=9.0), Draw()),
+    "too early to tell": (paused(1, rung=6), LADDER, too_early, Draw()),
+    "the end comes too early for a model: the best at the highest rung": (
+        add(paused(3, 2, 1, rung=6), State.PAUSED, {6: 4.0, 13: 9.0}),
+        replace(LADDER, budget_epochs=31 + 44),
+        too_early,
+        Resume(3, R),
+    ),
+    "the same, at one rung": (
+        paused(3, 2, 1, rung=6),
+        replace(LADDER, budget_epochs=67),
+        too_early,
+        Resume(2, R),
+    ),
     "no model": (paused(1, 2, rung=6), LADDER, lambda *_: None, Resume(0, 13)),
     "all drawn: places decide": (
         paused(1, 2, rung=6),

@@ -240,7 +240,8 @@ class CoarseToFineSampler(_StatelessSampler):
     def judge(self, history: History, waiting: Sequence[int]) -> Expectation | None:
         """What the model expects of the next draw and of paused trials; for a round's rule, which has a space.
 
-        None without a model. In a coarse stage the next draw is expected to be better than anything.
+        None without a model. In a coarse stage the next draw is expected to be better than anything, and of what waits
+        nothing is known.
 
         Args:
             history: the round's trials.
@@ -263,7 +264,7 @@ class CoarseToFineSampler(_StatelessSampler):
             stages = stages_until(index, self._stages, history, dimensions, zoom=self._zoom, defaults=self._defaults)
             stage = stage_of(index, stages)
             if stage.is_coarse:
-                return Expectation(math.inf, dict.fromkeys(waiting, 0.0))
+                return Expectation(math.inf, {})
             screen = self._screen_of(history, stage, dimensions, index)
         expected = screen.expected([history[number].point for number in waiting])
         best = screen.best()
