@@ -35,7 +35,8 @@ def local_groups(seats: Sequence[Sequence[Seat]], logs: Path, *, silent_after_s:
 def prepare() -> None:
     """Start the server that workers are forked from, which imports meanwhile what they need."""
     _context()
-    forkserver.ensure_running()
+    with _without_interrupts():
+        forkserver.ensure_running()
 
 
 def _context() -> mp.context.ForkServerContext:
