@@ -8,8 +8,10 @@ from rounds import outcomes, trials, write_study
 from simulated import Simulated
 
 import tuner.commands.tune as tune_module
+from tuner.chosen import sampler_of
 from tuner.config import load
 from tuner.round import Round
+from tuner.search.history import History
 from tuner.store.database import Database
 from tuner.store.rounds import Rounds
 
@@ -68,3 +70,20 @@ def test_with_more_time_the_round_goes_on_where_it_was(workdir, call, trained, c
 def test_too_little_time_for_one_training_is_used_all_the_same(workdir, call, trained):
     assert call(7) == 1
     assert 6 <= len(trained) / 2 <= 8
+
+
+@pytest.mark.parametrize(
+    ("words", "timed"),
+    [([], True), (["search.budget=9"], False), (["search.trials=99"], False)],
+    ids=["time alone", "a budget too", "trials too"],
+)
+def test_only_where_time_alone_counts_the_search_asks_what_an_epoch_takes(tmp_path, words, timed):
+    settings = load([*WORDS, "search.timeout=9", *words], config_dir=str(write_study(tmp_path)))
+    sampler = sampler_of(settings, settings.study, defaults={}, stages=(), on_stage=lambda _: None)
+    history = History()
+    for number in range(9):
+        history.drawn(number, {"lr": number / 9}, 2)
+        history.read(number, 2, abs(number / 9 - 0.5))
+        history.paused(number, pace=3.0)
+    expected = sampler.judge(history, [4])
+    assert expected.pace == (pytest.approx(3.0) if timed else None)

@@ -50,7 +50,7 @@ def sampler_of(
         expand=search.expand,
         tiered=search.draws == "tiered",
         expected_draws=expected_draws(settings, study),
-        timed=search.timeout_s is not None and search.budget is None and search.trials is None,
+        timed=plan_of(settings, study).timed,
         defaults=defaults,
         stages=list(stages),
         on_stage=on_stage,
@@ -69,11 +69,18 @@ def pruner_of(settings: Settings) -> BasePruner:
 
 
 def plan_of(settings: Settings, study: StudySettings) -> Plan:
-    """Budgets and rungs of a round."""
+    """Budgets and rungs of a round that has all of its time before it."""
     search, pruner = settings.search, settings.pruner
     rungs = rungs_for(study.epochs, pruner.first_rung, pruner.eta) if pruner.rule == "promote" else ()
     epochs = None if search.budget is None else search.budget * study.epochs
-    return Plan(epochs=study.epochs, rungs=rungs, eta=pruner.eta, budget_epochs=epochs, trials=search.trials)
+    return Plan(
+        epochs=study.epochs,
+        rungs=rungs,
+        eta=pruner.eta,
+        budget_epochs=epochs,
+        trials=search.trials,
+        seconds_left=search.timeout_s,
+    )
 
 
 def expected_draws(settings: Settings, study: StudySettings) -> int:

@@ -204,7 +204,7 @@ class Round:
             self.ending = Ending.TIMEOUT  # with more time it goes on
 
     def _next(self, *, closing: bool) -> Action:
-        limit = self.settings.search.timeout_s
+        limit = self.plan.seconds_left
         left = None if limit is None else max(limit - self.seconds_used, 0.0)
         plan = replace(self.plan, closing=closing, barrier_at=self._barrier(), seconds_left=left)
         return next_action(self.history, plan, self._judge)

@@ -13,14 +13,13 @@ from tuner.errors import ConfigError, Problem
 from tuner.launch import ray, ray_cluster
 from tuner.launch.devices import Seat, cores, gpus, seats
 from tuner.launch.groups import Groups
-from tuner.launch.local import local_groups
-from tuner.launch.local import prepare as prepare_server
+from tuner.launch.local import local_groups, start_server
 
 
 def prepare_workers(settings: Settings) -> None:
-    """Have begin what takes long before a worker of this machine can start, while there is something else to do."""
+    """Start what workers of this machine are forked from, which takes seconds; there is something else to do until then."""
     if settings.launcher.ray is None:
-        prepare_server()
+        start_server()
 
 
 def launcher_of(

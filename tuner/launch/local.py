@@ -32,9 +32,9 @@ def local_groups(seats: Sequence[Sequence[Seat]], logs: Path, *, silent_after_s:
     return Groups(Processes(seats, logs), len(seats), silent_after_s=silent_after_s)
 
 
-def prepare() -> None:
+def start_server() -> None:
     """Start the server that workers are forked from, which imports meanwhile what they need."""
-    _context()
+    _context()  # says what it imports
     with _without_interrupts():
         forkserver.ensure_running()
 

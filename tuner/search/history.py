@@ -147,7 +147,7 @@ class History:
         return reading
 
     def paused(self, number: int, pace: float | None = None) -> None:
-        """A trial waits at its last reading, with its checkpoint."""
+        """A trial waits at its last reading, with its checkpoint; `pace` says how many seconds an epoch took, if known."""
         entry = self[number]
         if not entry.readings:
             raise ValueError(f"trial {number} cannot pause before its first reading")
@@ -164,7 +164,7 @@ class History:
         self.add(replace(entry, state=State.RUNNING, target=target, retries=retries))
 
     def ended(self, number: int, state: State, epochs: int | None = None, pace: float | None = None) -> None:
-        """A trial ended; `epochs` says how many it had, if more than its last reading tells."""
+        """A trial ended; `epochs` says how many it had, if more than its last reading tells, `pace` is that of `paused`."""
         if not state.ended:
             raise ValueError(f"{state} is no end")
         entry = self[number]

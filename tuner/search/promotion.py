@@ -19,9 +19,9 @@ ENDGAME = 0.95
 CAUTION = 1.1
 #: Of the trials that wait at a rung, the best that a model is asked about.
 MOST_JUDGED = 64
-#: Full trainings after which a model may promote from anywhere in a rung, because those that win late have lost early:
+#: Full trainings after which a model may promote from anywhere in a rung: those that win late have lost early.
 CURVES_KNOWN = 8
-#: as long as it has not more readings than it learns from; of what it has not seen it expects too much.
+#: Readings that a model learns from; in a longer history there are trials of which it has seen nothing.
 MOST_READINGS = 224
 
 
@@ -88,7 +88,7 @@ class Plan:
         trials: number of configurations drawn at most.
         barrier_at: number of draws at which the present stage ends, if the round waits there.
         closing: the round's time is up: nothing is started any more.
-        seconds_left: until then, where the round's time is bounded.
+        seconds_left: until the round's time is up, where that is bounded.
     """
 
     epochs: int
@@ -174,8 +174,8 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     if interrupted is not None:
         return Resume(interrupted, history[interrupted].target)
     expected = _expected(history, plan, judge)
-    middle = _promotion(history, plan) or _draw(history, plan) if expected is None else _judged(expected, history, plan)
-    return middle or _ending(expected, history, plan)
+    action = _by_place(history, plan) if expected is None else _judged(expected, history, plan)
+    return action or _ending(expected, history, plan)
 
 
 def _left(history: History, plan: Plan) -> float:
@@ -189,6 +189,7 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
     if judge is None or not plan.rungs or not _trials_left(history, plan):
         return None
     left = _left(history, plan)
+    # Of what a model has not seen of a trial it expects as much as of an unknown place.
     knows_curves = len(history.ranked(plan.epochs)) >= CURVES_KNOWN and len(history.readings) <= MOST_READINGS
     waiting = [
         number
@@ -202,34 +203,38 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
     return judge(history, waiting)
 
 
+def _by_place(history: History, plan: Plan) -> Action | None:
+    return _promotion(history, plan) or _draw(history, plan)
+
+
 def _judged(expected: Expectation, history: History, plan: Plan) -> Action | None:
     draw = _draw(history, plan)
     if draw is None:
         return None
 
-    def gain(number: int) -> float:
-        return expected.waiting[number] - math.log(_cost(history, plan, number, plan.after(history[number].last_epoch)))
+    def worth(number: int) -> float:
+        rung = history[number].last_epoch
+        return expected.waiting[number] - _log_cost(history, plan, plan.after(rung) - rung, history[number].pace)
 
-    pace = (expected.pace or history.pace or 1.0) if plan.timed else 1.0
-    best = max(sorted(expected.waiting), key=gain, default=None)
-    if best is None or expected.new - math.log(plan.epochs * pace) >= gain(best):
+    best = max(sorted(expected.waiting), key=worth, default=None)
+    if best is None or expected.new - _log_cost(history, plan, plan.epochs, expected.pace) >= worth(best):
         return draw
     return Resume(best, plan.after(history[best].last_epoch))
 
 
-def _cost(history: History, plan: Plan, number: int, until: int) -> float:
-    """What it takes a trial to get to an epoch."""
-    epochs = until - history[number].last_epoch
-    return epochs * (history[number].pace or history.pace or 1.0) if plan.timed else epochs
+def _log_cost(history: History, plan: Plan, epochs: int, pace: float | None) -> float:
+    """Of epochs at a pace, if that is known, else at that of most trials; seconds only where they are what counts."""
+    return math.log(epochs * (pace or history.pace or 1.0) if plan.timed else epochs)
 
 
 def _has_time(history: History, plan: Plan, number: int | None = None) -> bool:
     """Whether a paused trial, or a new one, can be trained to the end in the time that is left."""
     if plan.seconds_left is None or history.pace is None:
         return True
-    entry = None if number is None else history[number]
-    epochs = plan.epochs - (entry.last_epoch if entry else 0)
-    return CAUTION * epochs * (entry.pace if entry and entry.pace else history.pace) <= plan.seconds_left
+    epochs, pace = plan.epochs, history.pace
+    if number is not None:
+        epochs, pace = epochs - history[number].last_epoch, history[number].pace or pace
+    return CAUTION * epochs * pace <= plan.seconds_left
 
 
 def _promotion(history: History, plan: Plan) -> Resume | None:
@@ -261,7 +266,8 @@ def _draw_fits(history: History, plan: Plan) -> bool:
 def _ending(expected: Expectation | None, history: History, plan: Plan) -> Action:
     left, trials_left = _left(history, plan), _trials_left(history, plan)
     if trials_left:
-        # What is left pays for few full trainings, so each is chosen when all is known that can be. Time would pass.
+        # What is left pays for few full trainings, so each is chosen when all is known that can be. But while time runs
+        # out nobody waits.
         on_its_way = any(history[number].target < plan.epochs for number in history.running)
         if on_its_way and _has_time(history, plan):
             return Wait()
@@ -297,10 +303,11 @@ def _best_to_complete(
     left = _left(history, plan)
     if expected is not None and expected.waiting:
 
-        def gain(number: int) -> float:
-            return expected.waiting[number] - math.log(_cost(history, plan, number, plan.epochs))
+        def worth(number: int) -> float:
+            entry = history[number]
+            return expected.waiting[number] - _log_cost(history, plan, plan.epochs - entry.last_epoch, entry.pace)
 
-        return max(sorted(expected.waiting), key=gain)
+        return max(sorted(expected.waiting), key=worth)
     for rung in reversed(plan.rungs):
         best = _best_waiting(history, rung)
         if best is not None and (anyway or (plan.epochs - rung <= left and _has_time(history, plan, best))):

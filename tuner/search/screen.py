@@ -1,6 +1,7 @@
 """Draws screened by a model of the learning curves seen so far.
 
-A draw depends on the seed, the stage and its box, the index, and the history; no clock and no other state.
+A draw depends on the seed, the stage and its box, the index, and the history, and on nothing else: where time counts, on
+the times that the history holds.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ Array = NDArray[np.float64]
 CANDIDATES = 256  # in the box, and as many in the frame
 STEPS = (0.2, 0.07, 0.025)  # of the local rounds
 LOCAL_STARTS, LOCAL_MOVES = 8, 24
-MOST_FITTED = (
-    128  # that its hyperparameters are fitted on: the fit takes a sixth of the time, and a worker waits for it
-)
 MOST_FALLEN, MOST_FANTASIES = 32, 64
 MOST_ROWS = MOST_READINGS + MOST_FALLEN  # that the model is given
+#: That its hyperparameters are fitted on: a sixth of the time that all of them would take, and a worker waits for it.
+MOST_FITTED = 128
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
 #: A reading below this share of the full length says too little about it.
@@ -160,8 +160,10 @@ class Screen:
             values = np.concatenate([values, self._worth(moved)])
         best = int(np.argmax(values))
         point = {dimension.name: float(unit) for dimension, unit in zip(dimensions, units[best], strict=True)}
-        expected = float((self._score(units[best : best + 1]) - self._avoid.penalty(units[best : best + 1]))[0])
-        return Candidate(point, expected, self._pace(units[best : best + 1])[0] if self._pace else None)
+        if self._pace is None:
+            return Candidate(point, float(values[best]))
+        pace = float(self._pace(units[best : best + 1])[0])
+        return Candidate(point, float(values[best]) + math.log(pace), pace)
 
     def _worth(self, units: Array) -> Array:
         worth = self._score(units) - self._avoid.penalty(units)
@@ -223,21 +225,17 @@ class _Pace:
     def of(cls, history: History, encoding: Encoding) -> _Pace | None:
         """Of the trials that were read last; None where none has a pace."""
         numbers = sorted({number for _, number, _ in history.readings[-MOST_ROWS:]})
-        entries = [entry for entry in map(history.__getitem__, numbers) if entry.pace]
-        return (
-            cls(encoding, [entry.point for entry in entries], [entry.pace or 1.0 for entry in entries])
-            if entries
-            else None
-        )
+        known = [(entry.point, entry.pace) for entry in map(history.__getitem__, numbers) if entry.pace]
+        return cls(encoding, known) if known else None
 
-    def __init__(self, encoding: Encoding, points: Sequence[Mapping[str, float]], paces: Sequence[float]) -> None:
+    def __init__(self, encoding: Encoding, known: Sequence[tuple[Mapping[str, float], float]]) -> None:
         from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415
 
         self._encoding = encoding
-        logs = np.log(np.array(paces))
+        logs = np.log([pace for _, pace in known])
         self._mean, self._deviation = float(logs.mean()), float(logs.std()) or 1.0
         hyper = Hyperparameters((self.LENGTH,) * (max(encoding.groups) + 1), 1.0, self.NOISE)
-        x = self._inputs(encoding.matrix(points))
+        x = self._inputs(encoding.matrix([point for point, _ in known]))
         self._posterior = Posterior(x, (logs - self._mean) / self._deviation, hyper, encoding.groups)
 
     def __call__(self, units: Array) -> Array:
