@@ -157,6 +157,22 @@ def test_draws_keep_away_from_where_trials_diverged():
     assert max(units) < 0.6
 
 
+def test_what_has_just_diverged_is_known_before_another_trial_is_read():
+    """The lower the better so far, but the lowest diverges: again and again, if only trials that were read counted."""
+    history = History()
+    for number in range(8):
+        history.drawn(number, {"lr": 0.3 + number / 12}, EPOCHS)
+        history.read(number, EPOCHS, number / 8)
+        history.ended(number, State.COMPLETE)
+    before = screened(history, WHOLE_LINE, [Dimension("lr")], 0, 8, epochs=EPOCHS)["lr"]
+    for number in range(8, 12):
+        history.drawn(number, {"lr": before}, EPOCHS)
+        history.ended(number, State.DIVERGED)
+    after = screened(history, WHOLE_LINE, [Dimension("lr")], 0, 12, epochs=EPOCHS)["lr"]
+    assert before < 0.25
+    assert abs(after - before) > 0.05
+
+
 @pytest.mark.parametrize("draws", [0, 20])
 def test_what_is_not_smaller_than_an_infeasible_trial_is_not_drawn(draws):
     history = grown(draws)

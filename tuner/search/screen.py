@@ -252,7 +252,7 @@ def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acqu
 
     fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)), MOST_FITTED)
     hyper = cache.fitted(*_data(history, encoding, fitted_on), encoding.groups)
-    measured = _measured(history, encoding.epochs, len(history.readings))
+    measured = _measured(history, encoding.epochs, len(history.readings), all_fallen=True)
     x, y = _data(history, encoding, measured)
     fantasies = _fantasies(history, encoding.epochs, [row.epoch for row in measured])
     points = encoding.matrix([history[row.number].point for row in fantasies])
@@ -272,14 +272,19 @@ def _fit_size(readings: int) -> int:
     return size
 
 
-def _measured(history: History, epochs: int, upto: int, most: int = MOST_ROWS) -> list[_Row]:
-    """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these."""
+def _measured(
+    history: History, epochs: int, upto: int, most: int = MOST_ROWS, *, all_fallen: bool = False
+) -> list[_Row]:
+    """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these.
+
+    Or of all that diverged, because many may do so before one is read again.
+    """
     chosen = _chosen(history, history.readings[:upto], most - MOST_FALLEN)
     newest = max((number for _, number, _ in chosen), default=-1)
     fallen = history.numbers(State.DIVERGED)
     known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in set(fallen)]
     rows = [_Row(number, reading.epoch, reading.value) for _, number, reading in known or chosen]
-    counted = fallen[: bisect_right(fallen, newest)][-MOST_FALLEN:]
+    counted = (fallen if all_fallen else fallen[: bisect_right(fallen, newest)])[-MOST_FALLEN:]
     return rows + [_Row(number, history[number].target or epochs, math.inf) for number in counted]
 
 
