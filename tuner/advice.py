@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from tuner.space import Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space, Uniform, Value
+from tuner.space import Int, LogInt, LogUniform, OneMinusPow10, Parameter, Scale, Space, Uniform, Value
 
 
 def widen(parameter: Parameter, side: str) -> str:
@@ -20,8 +21,8 @@ def widen(parameter: Parameter, side: str) -> str:
     elif isinstance(scale, LogInt):
         value = max(1, scale.low // 2) if low else scale.high * 2
     elif isinstance(scale, Uniform | Int):
-        half = (scale.high - scale.low) / 2
-        value = scale.low - half if low else scale.high + half
+        half, (least, most) = (scale.high - scale.low) / 2, _natural(scale)
+        value = max(least, scale.low - half) if low else min(most, scale.high + half)
         value = round(value) if isinstance(scale, Int) else value
     else:
         return f"add a choice {'below' if low else 'above'} the ones of space.{name}.choices"
@@ -35,7 +36,16 @@ def pressed(parameter: Parameter, side: str, *, expanding: bool) -> str:
     reach = parameter.scale.reach
     if expanding and (reach[0] < 0 if side == "low" else reach[1] > 1):
         return f"{text}; the next draws go past it"
+    if bound == _natural(parameter.scale)[0 if side == "low" else 1]:
+        return f"{text}; widen it if {parameter.name} can go past it"
     return f"{text}; widen it: {widen(parameter, side)}"
+
+
+def _natural(scale: Scale) -> tuple[float, float]:
+    """Where values most likely end by nature, as far as their range tells: amounts at 0, shares at 0 and 1."""
+    if not isinstance(scale, Uniform | Int) or scale.low < 0:
+        return -math.inf, math.inf
+    return 0.0, 1.0 if isinstance(scale, Uniform) and scale.high <= 1 else math.inf
 
 
 def ranges(space: Space, box: Mapping[str, tuple[float, float]]) -> dict[str, list[Value]]:

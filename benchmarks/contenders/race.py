@@ -34,6 +34,8 @@ from tuner.store.database import Database
 BENCHMARKS = Path(__file__).resolve().parents[1]
 #: Seconds that a contender may take to end after its budget, before it is taken for stuck.
 STUCK_S = 300.0
+#: `search.timeout` counts from the lease of the study, the contenders' seconds from the start of their processes.
+LEASED_AFTER_S = 3.0
 OWN = "tuner"
 
 
@@ -124,11 +126,12 @@ class Race:
 
     def _tuner(self, folder: Path, seed: int) -> float:
         log, url = folder / "log.jsonl", f"sqlite:///{folder / 'tuner.db'}"
+        timeout = max(1.0, self.seconds - LEASED_AFTER_S)
         metric = self.study.objective.metric
         callback = f"{{_target_: contenders.record.Record, file: '{log}', metric: {metric}}}"
         workers = [] if gpus() else [f"launcher.workers={self.slots}"]
         words = [
-            "-m", "tuner", *self.words, f"seed={seed}", f"search.timeout={self.seconds:g}", "search.budget=null",
+            "-m", "tuner", *self.words, f"seed={seed}", f"search.timeout={timeout:g}", "search.budget=null",
             f"store.url={url}", f"store.folder={folder}", f"+trainer.callbacks=[{callback}]", *workers,
         ]  # fmt: skip
         # 1: without one training in full there is no champion.
