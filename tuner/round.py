@@ -400,7 +400,8 @@ class Round:
 
     def _lost(self, job: Job, reason: str) -> None:
         if job.stopping is not None:
-            self._stopped(job, {"seconds": round(self._running.seconds(job), 3)})
+            epochs = self.history[job.number].last_epoch
+            self._stopped(job, {"epochs": epochs, "seconds": round(self._running.seconds(job), 3)})
             return
         retries = int(self._trials.attributes(job.number).get("retries", 0))
         if retries < self.settings.launcher.max_retries:

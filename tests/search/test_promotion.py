@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from tuner.search.history import Entry, History, Reading, State
 from tuner.search.promotion import (
     CURVES_KNOWN,
     MOST_READINGS,
+    Action,
     Draw,
     Expectation,
     Finished,
@@ -268,10 +270,22 @@ UNDER_A_CLOCK = {
         Resume(0, R),
     ),
     "no model: the best that has time": (
+        paced(paused(1, 2, 3, 4, rung=25), 4.0, 1.0, 1.0, 1.0),
+        replace(TIMED, seconds_left=30),
+        None,
+        Resume(1, R),
+    ),
+    "no model: none has time and nothing was trained in full": (
         paced(paused(1, 2, 3, 4, rung=13), 2.0, 1.0, 1.0, 1.0),
         replace(TIMED, seconds_left=30),
         None,
         Resume(0, R),
+    ),
+    "the new one is better, but slow: what waits has time": (
+        paced(paused(1, rung=6), 1.0),
+        replace(TIMED, seconds_left=100),
+        judge(9.0, t0=0.0, pace=3.0),
+        Resume(0, 13),
     ),
 }
 
@@ -285,10 +299,32 @@ def test_what_a_free_worker_does_under_a_clock(case):
 def test_a_round_ends_before_its_time_when_nothing_more_fits():
     history = paced(paused(1, 2, rung=13), 1.0, 1.0)
     add(history, State.COMPLETE, {R: 0.0})
-    action = next_action(history, replace(TIMED, seconds_left=10), judge(9.0))
+    action = next_action(history, replace(TIMED, seconds_left=10), judge(9.0, t0=0.0, t1=0.0))
     assert isinstance(action, Finished)
     assert action.for_time, "with more time it goes on"
     assert "10 s" in action.reason
+
+
+@pytest.mark.parametrize("bounds", [{"budget_epochs": 76.0}, {"trials": 3}], ids=["budget", "trials"])
+def test_a_round_that_has_used_up_its_budget_is_not_out_of_time(bounds):
+    history = paced(paused(1, 2, rung=13), 1.0, 1.0)
+    add(history, State.COMPLETE, {R: 0.0})
+    plan = replace(TIMED, seconds_left=10, **bounds)
+    action = next_action(history, plan, judge(9.0))
+    assert isinstance(action, Finished)
+    # Of the trials asked for one waits that would go on with more time; a budget that is used up stays so.
+    assert action.for_time is ("trials" in bounds)
+    assert ("budget of 76 epochs" in action.reason) is ("budget_epochs" in bounds)
+
+
+def test_no_more_than_half_of_a_budget_is_drawn_blindly():
+    history, plan = History(), replace(LADDER, budget_epochs=8 * R)
+    while not isinstance(next_action(history, plan), Wait):
+        history.drawn(len(history), {}, plan.first_target)
+    assert history.spent == 204, "34 first rungs of 6 epochs, the first that is at half of 400"
+    history.read(0, 6, 1.0)
+    history.paused(0)
+    assert isinstance(next_action(history, plan), Draw)
 
 
 FINISHED = {
@@ -355,17 +391,35 @@ def _random_plan(chance: random.Random) -> Plan:
 
 
 class Workers:
-    """Workers that obey `next_action`; a share of trials diverges, runs out of memory, crashes or is lost."""
+    """Workers that obey `next_action`; a share of trials diverges, runs out of memory, crashes or is lost.
 
-    def __init__(self, plan: Plan, workers: int, chance: random.Random, trouble: float) -> None:
+    With a judge that knows nothing, and with seconds that pass while they train, if so asked.
+    """
+
+    def __init__(
+        self, plan: Plan, workers: int, chance: random.Random, trouble: float, *, judged: bool = False
+    ) -> None:
         self.plan, self.workers, self.chance, self.trouble = plan, workers, chance, trouble
+        self.judge = self._judge if judged else None
         self.history = History()
         self.trained: dict[int, int] = {}
+        self.seconds = 0.0
         self.reason = ""
+
+    def _judge(self, history: History, waiting: Sequence[int]) -> Expectation:
+        new = math.inf if len(history) < 5 else self.chance.gauss()
+        pace = self.chance.choice([None, self.chance.uniform(0.1, 10)])
+        return Expectation(new, {} if math.isinf(new) else {number: self.chance.gauss() for number in waiting}, pace)
+
+    def _next(self) -> Action:
+        if self.plan.seconds_left is None:
+            return next_action(self.history, self.plan, self.judge)
+        left = max(0.0, self.plan.seconds_left - self.seconds)
+        return next_action(self.history, replace(self.plan, seconds_left=left, closing=left == 0), self.judge)
 
     def run(self) -> History:
         for _ in range(5000):
-            action = next_action(self.history, self.plan)
+            action = self._next()
             busy = len(self.history.running)
             if isinstance(action, Finished):
                 assert not busy, "finished while something runs"
@@ -389,12 +443,14 @@ class Workers:
             self._fail(number, entry)
             return
         assert self.trained[number] < entry.target, "an epoch would be trained twice"
+        pace = 0.2 + 2 * entry.point["x"]
+        self.seconds += (entry.target - self.trained[number]) * pace / self.workers
         self.trained[number] = entry.target
         self.history.read(number, entry.target, entry.point["x"])
         if entry.target < self.plan.epochs:
-            self.history.paused(number)
+            self.history.paused(number, pace)
         else:
-            self.history.ended(number, State.COMPLETE)
+            self.history.ended(number, State.COMPLETE, pace=pace)
 
     def _fail(self, number: int, entry: Entry) -> None:
         how = self.chance.choice([State.INTERRUPTED, State.DIVERGED, State.INFEASIBLE, State.CRASHED, State.TIMED_OUT])
@@ -404,17 +460,33 @@ class Workers:
             self.history.ended(number, how, self.chance.randint(entry.last_epoch, entry.target))
 
 
+@pytest.mark.parametrize("judged", [False, True], ids=["places", "judge"])
 @pytest.mark.parametrize("workers", [1, 8])
 @pytest.mark.parametrize("seed", range(60))
-def test_rounds_end_within_their_budgets(seed, workers):
+def test_rounds_end_within_their_budgets(seed, workers, judged):
     chance = random.Random(seed)
     plan, trouble = _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
-    history = Workers(plan, workers, chance, trouble).run()
+    history = Workers(plan, workers, chance, trouble, judged=judged).run()
     assert history.spent <= max(plan.budget + plan.epochs, plan.epochs)
     assert plan.trials is None or len(history) <= plan.trials
     if not trouble:
         assert history.count(State.COMPLETE), "nothing was trained in full"
         assert history.spent <= max(plan.budget, plan.epochs) or history.count(State.COMPLETE) == 1
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["places", "judge"])
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("seed", range(60))
+def test_rounds_end_within_their_time(seed, workers, judged):
+    chance = random.Random(seed)
+    plan, trouble = _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
+    bounds = {} if chance.random() < 0.5 else {"budget_epochs": None, "trials": None}
+    plan = replace(plan, seconds_left=chance.uniform(0.5, 20) * plan.epochs / workers, **bounds)
+    team = Workers(plan, workers, chance, trouble, judged=judged)
+    history = team.run()
+    assert team.reason
+    if not trouble:
+        assert history.count(State.COMPLETE) or team.seconds >= plan.seconds_left, "time was left to end a training"
 
 
 @pytest.mark.parametrize("workers", [1, 8])

@@ -1,24 +1,28 @@
 """What a free worker does next: take up a trial, draw a configuration, wait, or leave.
 
-The rule is asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) in its pausing form: a trial stops at a
-rung with its checkpoint and goes on whenever it is among the best 1/eta there, so that late arrivals can bring an early
-one up, and no worker ever waits for a rung to fill. How configurations are drawn is the business of `draws`.
+A trial stops at a rung with its checkpoint. Without a model it goes on whenever it is among the best 1/eta there, which
+is asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) in its pausing form: late arrivals can bring an early
+one up, and no worker waits for a rung to fill. With a model, whatever promises the most improvement for its cost is next,
+a paused trial or a new configuration (freeze-thaw: Swersky et al. 2014, arXiv:1406.3896). How configurations are drawn is
+the business of `draws`, what a model expects that of `screen`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tuner.search.history import History, State
+from tuner.search.history import Entry, History, State
 
 #: From this share of the budget on nothing is drawn: what is left goes to the best of the paused trials.
 ENDGAME = 0.95
 #: Of the time that a training is expected to take, what must be left for it to begin: paces vary.
 CAUTION = 1.1
-#: Of the trials that wait at a rung, the best that a model is asked about.
+#: Of the trials that wait at a rung, the best that are looked at.
 MOST_JUDGED = 64
+#: Share of the budget that may be drawn while nothing has been read, where trials pause.
+MOST_BLIND = 0.5
 #: Full trainings after which a model may promote from anywhere in a rung: those that win late have lost early.
 CURVES_KNOWN = 8
 #: Readings that a model learns from; in a longer history there are trials of which it has seen nothing.
@@ -122,7 +126,7 @@ class Plan:
 def rungs_for(epochs: int, first: float = 0.25, eta: int = 4) -> tuple[int, ...]:
     """Rungs at the share `first` of the full length, and from there on `eta` times as far each, below `epochs`.
 
-    A first rung below 15 % of the length misleads: learning rates that win early lose late.
+    The earlier the first one, the more often what wins there loses late, as large learning rates do.
     """
     rungs = []
     rung = max(1, math.ceil(first * epochs - 1e-9))
@@ -164,10 +168,19 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     best of the paused ones, by expected improvement per epoch that it still needs.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
-    are kept to the epoch, but for that one full training. Where time is bounded the same holds of the time that is left,
-    by the paces of the trials so far, but nothing waits then for what is on its way to a rung; and where nothing else is
-    bounded trials cost seconds instead of epochs.
+    are kept to the epoch, but for that one full training. While nothing has been read, half of the budget at most is drawn.
+    Where time is bounded the same holds of the time that is left, by the paces of the trials so far, but nothing waits then
+    for what is on its way to a rung; and where nothing else is bounded trials cost seconds instead of epochs.
     """
+    action = _next_action(history, plan, judge)
+    if not isinstance(action, Finished) or plan.closing or plan.seconds_left is None:
+        return action
+    if isinstance(_next_action(history, replace(plan, seconds_left=None), judge), Finished):
+        return action
+    return Finished(f"nothing can be trained to its end in the {plan.seconds_left:.0f} s that are left", for_time=True)
+
+
+def _next_action(history: History, plan: Plan, judge: Judge | None) -> Action:
     if plan.closing:
         return Wait() if history.count(State.RUNNING) else Finished("the time is up")
     interrupted = history.first(State.INTERRUPTED)
@@ -198,7 +211,7 @@ def _expected(history: History, plan: Plan, judge: Judge | None) -> Expectation 
         for value, number in history.waiting(rung)[:MOST_JUDGED]
         # Where a model knows little, it expects as much of the worst: what fell behind is not worth a look.
         if (math.isfinite(value) if knows_curves else survives(history, number, rung, plan.eta))
-        if _has_time(history, plan, number)
+        if _has_time_for(history[number], history, plan)
     ]
     return judge(history, waiting)
 
@@ -212,14 +225,27 @@ def _judged(expected: Expectation, history: History, plan: Plan) -> Action | Non
     if draw is None:
         return None
 
+    def until(number: int) -> int:
+        return plan.after(history[number].last_epoch)
+
+    best, worth = _worthiest(expected, history, plan, until)
+    new = expected.new - _log_cost(history, plan, plan.epochs, expected.pace)
+    if best is None or (new >= worth and _has_time(history, plan, plan.epochs, expected.pace)):
+        return draw
+    return Resume(best, until(best))
+
+
+def _worthiest(
+    expected: Expectation, history: History, plan: Plan, until: Callable[[int], int]
+) -> tuple[int | None, float]:
+    """The judged trial that is worth most for what it costs to train it that far, and the log of that worth."""
+
     def worth(number: int) -> float:
-        rung = history[number].last_epoch
-        return expected.waiting[number] - _log_cost(history, plan, plan.after(rung) - rung, history[number].pace)
+        entry = history[number]
+        return expected.waiting[number] - _log_cost(history, plan, until(number) - entry.last_epoch, entry.pace)
 
     best = max(sorted(expected.waiting), key=worth, default=None)
-    if best is None or expected.new - _log_cost(history, plan, plan.epochs, expected.pace) >= worth(best):
-        return draw
-    return Resume(best, plan.after(history[best].last_epoch))
+    return best, -math.inf if best is None else worth(best)
 
 
 def _log_cost(history: History, plan: Plan, epochs: int, pace: float | None) -> float:
@@ -227,23 +253,24 @@ def _log_cost(history: History, plan: Plan, epochs: int, pace: float | None) -> 
     return math.log(epochs * (pace or history.pace or 1.0) if plan.timed else epochs)
 
 
-def _has_time(history: History, plan: Plan, number: int | None = None) -> bool:
-    """Whether a paused trial, or a new one, can be trained to the end in the time that is left."""
-    if plan.seconds_left is None or history.pace is None:
-        return True
-    epochs, pace = plan.epochs, history.pace
-    if number is not None:
-        epochs, pace = epochs - history[number].last_epoch, history[number].pace or pace
-    return CAUTION * epochs * pace <= plan.seconds_left
+def _has_time(history: History, plan: Plan, epochs: int, pace: float | None = None) -> bool:
+    """Whether so many epochs fit in the time that is left, at a pace if that is known, else at that of most trials."""
+    pace = pace or history.pace
+    return plan.seconds_left is None or pace is None or CAUTION * epochs * pace <= plan.seconds_left
+
+
+def _has_time_for(entry: Entry, history: History, plan: Plan) -> bool:
+    """Whether a paused trial can be trained to the end in the time that is left."""
+    return _has_time(history, plan, plan.epochs - entry.last_epoch, entry.pace)
 
 
 def _promotion(history: History, plan: Plan) -> Resume | None:
     for rung in reversed(plan.rungs):
-        best = _best_waiting(history, rung)
+        best = _best_waiting(history, plan, rung)
         if best is None:
             continue
         rank = history.rank(best, rung)
-        fits = plan.after(rung) - rung <= _left(history, plan) and _has_time(history, plan, best)
+        fits = plan.after(rung) - rung <= _left(history, plan)
         if rank is not None and rank < history.population(rung) // plan.eta and fits:
             return Resume(best, plan.after(rung))
     return None
@@ -254,13 +281,18 @@ def _draw(history: History, plan: Plan) -> Draw | Wait | None:
         return None
     if len(history) and (_is_endgame(history, plan) or not _draw_fits(history, plan)):
         return None
-    if len(history) == plan.barrier_at and history.count(State.RUNNING):
+    if history.count(State.RUNNING) and (len(history) == plan.barrier_at or _is_blind(history, plan)):
         return Wait()
     return Draw()
 
 
+def _is_blind(history: History, plan: Plan) -> bool:
+    """Whether so much was drawn without knowing anything that the rest of the budget is for what will be known."""
+    return bool(plan.rungs) and not history.readings and history.spent >= MOST_BLIND * plan.budget
+
+
 def _draw_fits(history: History, plan: Plan) -> bool:
-    return plan.epochs <= _left(history, plan) and _has_time(history, plan)
+    return plan.epochs <= _left(history, plan) and _has_time(history, plan, plan.epochs)
 
 
 def _ending(expected: Expectation | None, history: History, plan: Plan) -> Action:
@@ -269,7 +301,7 @@ def _ending(expected: Expectation | None, history: History, plan: Plan) -> Actio
         # What is left pays for few full trainings, so each is chosen when all is known that can be. But while time runs
         # out nobody waits.
         on_its_way = any(history[number].target < plan.epochs for number in history.running)
-        if on_its_way and _has_time(history, plan):
+        if on_its_way and _has_time(history, plan, plan.epochs):
             return Wait()
         best = _best_to_complete(expected, history, plan)
         if best is not None:
@@ -286,10 +318,6 @@ def _ending(expected: Expectation | None, history: History, plan: Plan) -> Actio
 
 
 def _finished(history: History, plan: Plan) -> Finished:
-    if not _has_time(history, plan):
-        return Finished(
-            f"nothing can be trained to its end in the {plan.seconds_left:.0f} s that are left", for_time=True
-        )
     if _trials_left(history, plan):
         return Finished(f"the budget of {plan.budget:g} epochs is used up")
     trained = ", and the best of them trained in full" if history.count(State.COMPLETE) else ""
@@ -300,17 +328,11 @@ def _best_to_complete(
     expected: Expectation | None, history: History, plan: Plan, *, anyway: bool = False
 ) -> int | None:
     """The paused trial to be trained in full with what is left: the best that the model has judged, or of the rungs."""
-    left = _left(history, plan)
     if expected is not None and expected.waiting:
-
-        def worth(number: int) -> float:
-            entry = history[number]
-            return expected.waiting[number] - _log_cost(history, plan, plan.epochs - entry.last_epoch, entry.pace)
-
-        return max(sorted(expected.waiting), key=worth)
+        return _worthiest(expected, history, plan, lambda _: plan.epochs)[0]
     for rung in reversed(plan.rungs):
-        best = _best_waiting(history, rung)
-        if best is not None and (anyway or (plan.epochs - rung <= left and _has_time(history, plan, best))):
+        best = _best_waiting(history, plan, rung, anyway=anyway)
+        if best is not None and (anyway or plan.epochs - rung <= _left(history, plan)):
             return best
     return None
 
@@ -323,6 +345,9 @@ def _trials_left(history: History, plan: Plan) -> bool:
     return plan.trials is None or len(history) < plan.trials
 
 
-def _best_waiting(history: History, rung: int) -> int | None:
-    waiting = history.waiting(rung)
-    return waiting[0][1] if waiting and math.isfinite(waiting[0][0]) else None
+def _best_waiting(history: History, plan: Plan, rung: int, *, anyway: bool = False) -> int | None:
+    """The best trial that waits at a rung and has time to be trained in full; whatever the time is with `anyway`."""
+    for value, number in history.waiting(rung)[:MOST_JUDGED]:
+        if math.isfinite(value) and (anyway or _has_time_for(history[number], history, plan)):
+            return number
+    return None

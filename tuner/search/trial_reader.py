@@ -122,7 +122,8 @@ def attribute_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float)
 def pace_of(attributes: Mapping[str, Any]) -> float | None:
     """Seconds per epoch of a trial with these attributes; None where they do not tell."""
     epochs, seconds = attributes.get(EPOCHS), attributes.get(SECONDS)
-    return seconds / epochs if epochs and seconds else None
+    # What ends within its first epoch has taken its time to set up.
+    return seconds / epochs if seconds and epochs and epochs >= 1 else None
 
 
 def plain_entry(trial: FrozenTrial, point: Mapping[str, float], sign: float, full: int) -> Entry:
