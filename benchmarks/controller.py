@@ -1,9 +1,10 @@
 """What the controller itself costs, per trial and to go on with a round, from an empty study to one of 10,000 trials.
 
 `tuner` runs as on the command line, from the lease to the last record; only the workers are replaced, by one that
-answers at once in this process. A trial is drawn and recorded, reports 20 values and is told. The alternative is plain
-Optuna's ask, report and tell on the same database with the same settings. Each measurement is a process of its own on
-a fresh copy of the same filled database, and the systems take turns.
+answers at once in this process. A trial is drawn and recorded, reports 20 values, or 20 on the way to each rung and to
+the end where trials pause, and is told. The alternative is plain Optuna's ask, report and tell on the same database with
+the same settings. Each measurement is a process of its own on a fresh copy of the same filled database, and the systems
+take turns.
 
 A proposal is the time from a free worker to its new configuration. Now and then one waits for the model to be fitted
 again, when the data has grown by a tenth; so in the first turn the default search goes on for an eighth more trials. A
@@ -131,10 +132,8 @@ class InstantWorker:
 
     def _training(self, task: Task) -> Iterator[Event]:
         """`VALUES` values on the way to each rung, and to the end."""
-        began = 0
-        if task.checkpoint:
-            began = EPOCHS // 4
-        for end in (*task.rungs, EPOCHS):
+        began = float(Path(task.checkpoint).read_text(encoding="utf-8")) if task.checkpoint else 0.0
+        for end in (rung for rung in (*task.rungs, EPOCHS) if rung > began):
             for place in range(1, VALUES + 1):
                 epoch = began + (end - began) * place / VALUES
                 rung = place == VALUES and end in task.rungs
@@ -143,7 +142,7 @@ class InstantWorker:
                 if rung and self._answer is Answer.PAUSE:
                     file = Path(task.folder) / "paused.ckpt"
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.touch()
+                    file.write_text(str(epoch), encoding="utf-8")
                     yield Ended(task.trial, Result(Outcome.PAUSED, value, epoch, step, checkpoint=str(file)))
                     return
             began = end

@@ -30,9 +30,9 @@ from tuner.store.rounds import Champion, Rounds, RoundState
 
 STEPS_PER_EPOCH = 17
 VALUES = 20  # that a trial reports on the way to each rung, and to the end
-#: Trials above this share of all qualities were trained in full: those that the rule of `promote` has so, and a few
-#: more, so that a round that is resumed begins with a draw and not with a paused trial.
-BEST = 0.73
+#: Trials above this share of all qualities were trained in full, all others wait at the first rung: fewer than the rule
+#: of `promote` lets wait, so that a round that is resumed begins with a draw and not with what was left over.
+BEST = 0.5
 
 
 def quality(trial: int) -> float:

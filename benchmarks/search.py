@@ -2,12 +2,16 @@
 
 `tuner` and Optuna search the same spaces with the same budgets, counted in epochs, and trial n of each has the same
 noise. The score is normalised regret: 0 for the best value known on a task, 100 for the median of random
-configurations. Runs that are done are kept in a file, so that a broken-off benchmark goes on.
+configurations. With several workers tuner takes longer for the same epochs, because some have nothing to do while the last
+trainings end; the time that both take is in the table, in full trainings' worth of all workers. Runs that are done are
+kept in a file, so that a broken-off benchmark goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.metadata
 import json
 import os
 import statistics
@@ -16,11 +20,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
-from figures import heading, interval, note, parser, short, table, verdict
+import numpy as np
+from figures import heading, note, parser, short, table, verdict
+from numpy.typing import NDArray
 from searches import baselines, rounds
 from searches.tables import Curves, load
 
@@ -45,7 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """What was recommended after one budget."""
+    """What was recommended after one budget.
+
+    `code` says with which program and table; rows of another one are not taken from a file.
+    """
 
     whose: str
     system: str
@@ -57,15 +66,30 @@ class Row:
     drawn: float
     clock: float
     proposal_ms: float
+    code: str = ""
 
     @property
     def place(self) -> tuple[object, ...]:
-        return self.whose, self.system, self.task, self.seed, self.workers, self.budget
+        return self.code, self.whose, self.system, self.task, self.seed, self.workers, self.budget
 
 
 @lru_cache(maxsize=1)
 def _curves(folder: str) -> Curves:
     return load(Path(folder))
+
+
+@cache
+def code_of(whose: str, data: Path) -> str:
+    """What the rows of this project's systems, or of Optuna's, depend on besides their settings."""
+    root = Path(__file__).parents[1]
+    files = [*data.glob("*.py")]
+    if whose == OURS:
+        files += [*(root / "tuner" / "search").rglob("*.py"), root / "tuner" / "chosen.py"]
+        files += [*(root / "conf" / "search").glob("*"), *(root / "conf" / "pruner").glob("*")]
+    known = hashlib.sha256(importlib.metadata.version("optuna").encode())
+    for file in sorted(files):
+        known.update(file.read_bytes())
+    return known.hexdigest()[:12]
 
 
 def run(folder: str, job: Job) -> list[Row]:
@@ -75,9 +99,21 @@ def run(folder: str, job: Job) -> list[Row]:
         done = rounds.simulate(curves, job.system, *where, job.budgets[0])
     else:
         done = baselines.simulate(curves, job.system, *where, job.budgets)
-    cost = statistics.median(done.proposals)
+    cost, code = statistics.median(done.proposals), code_of(job.whose, Path(folder))
     return [
-        Row(job.whose, job.system, *where, budget, done.regrets[budget], done.drawn[budget], done.clock[budget], cost)
+        Row(
+            whose=job.whose,
+            system=job.system,
+            task=job.task,
+            seed=job.seed,
+            workers=job.workers,
+            budget=budget,
+            regret=done.regrets[budget],
+            drawn=done.drawn[budget],
+            clock=done.clock[budget],
+            proposal_ms=cost,
+            code=code,
+        )
         for budget in job.budgets
     ]
 
@@ -85,7 +121,8 @@ def run(folder: str, job: Job) -> list[Row]:
 def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
     """All runs, seed by seed, so that a benchmark that is broken off has all systems with fewer seeds."""
     budgets = tuple(options.budgets)
-    for seed, workers, task in product(range(options.seeds), options.workers, tasks):
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for seed, workers, task in product(seeds, options.workers, tasks):
         for system in options.systems:
             if system in rounds.SYSTEMS:
                 yield from (Job(OURS, system, task, seed, workers, (budget,)) for budget in budgets)
@@ -96,13 +133,19 @@ def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
 def measure(options: argparse.Namespace, tasks: Sequence[str]) -> list[Row]:
     """Rows of all jobs, those from the file that are there."""
     rows = {row.place: row for row in _kept(options.keep)}
+    others = sum(row.code != code_of(row.whose, options.data) for row in rows.values())
+    if others:
+        note(f"{others} rows of {options.keep} are of another version of the searches or of the table: left aside")
+    if options.table_only:
+        return [row for row in rows.values() if row.code == code_of(row.whose, options.data)]
+
+    def places_of(job: Job) -> list[tuple[object, ...]]:
+        code = code_of(job.whose, options.data)
+        return [(code, job.whose, job.system, job.task, job.seed, job.workers, budget) for budget in job.budgets]
+
     wanted = list(jobs(options, tasks))
-    places = {(job.whose, job.system, job.task, job.seed, job.workers, b) for job in wanted for b in job.budgets}
-    missing = [
-        job
-        for job in wanted
-        if any((job.whose, job.system, job.task, job.seed, job.workers, b) not in rows for b in job.budgets)
-    ]
+    places = {place for job in wanted for place in places_of(job)}
+    missing = [job for job in wanted if any(place not in rows for place in places_of(job))]
     with ProcessPoolExecutor(options.jobs) as pool:
         running = [pool.submit(run, str(options.data), job) for job in missing]
         for count, done in enumerate(as_completed(running), 1):
@@ -127,36 +170,79 @@ def _keep(file: Path | None, row: Row) -> None:
             lines.write(f"{json.dumps(asdict(row))}\n")
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Regrets of one system minus those of another, in percent.
+
+    Attributes:
+        values: of shape (tasks, seeds).
+    """
+
+    values: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def won(self) -> float:
+        """Share of the tasks on which the one is better in the mean over seeds."""
+        return float((self.values.mean(axis=1) < 0).mean())
+
+    @property
+    def seeds(self) -> int:
+        return self.values.shape[1]
+
+    def interval(self, draws: int = 2000) -> tuple[float, float]:
+        """95 % of a bootstrap over tasks and over seeds, which all tasks share, as their noise and first draws."""
+        generator = np.random.default_rng(0)
+        means = []
+        for _ in range(draws):
+            tasks, seeds = (generator.integers(count, size=count) for count in self.values.shape)
+            means.append(self.values[np.ix_(tasks, seeds)].mean())
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
+
+
 class Scores:
-    """Mean regret in percent by system, workers and budget; differences are paired by task."""
+    """Mean regret in percent by system, workers and budget; differences are paired by task and seed."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._by: dict[tuple[str, int, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self._by: dict[tuple[str, int, float], dict[tuple[str, int], Row]] = defaultdict(dict)
         self.whose: dict[str, str] = {}
         self._costs: dict[str, list[float]] = defaultdict(list)
         for row in rows:
-            self._by[row.system, row.workers, row.budget][row.task].append(100 * row.regret)
+            self._by[row.system, row.workers, row.budget][row.task, row.seed] = row
             self.whose[row.system] = row.whose
             self._costs[row.system].append(row.proposal_ms)
 
-    def by_task(self, system: str, workers: int, budget: float) -> dict[str, float]:
-        return {task: statistics.fmean(values) for task, values in self._by[system, workers, budget].items()}
-
     def mean(self, system: str, workers: int, budget: float) -> float:
-        return statistics.fmean(self.by_task(system, workers, budget).values())
+        """Over the seeds of each task, then over tasks."""
+        by_task = defaultdict[str, list[float]](list)
+        for (task, _), row in self._by[system, workers, budget].items():
+            by_task[task].append(100 * row.regret)
+        return statistics.fmean(statistics.fmean(values) for values in by_task.values())
 
-    def seeds(self, system: str, workers: int, budget: float) -> int:
-        return min(len(values) for values in self._by[system, workers, budget].values())
+    def clock(self, system: str, workers: int, budget: float) -> float:
+        return statistics.fmean(row.clock for row in self._by[system, workers, budget].values())
 
     def cost_ms(self, system: str) -> float:
         return statistics.median(self._costs[system])
 
-    def difference(self, one: str, other: str, workers: int, budget: float) -> tuple[float, tuple[float, float], float]:
-        """Mean of `one` minus `other`, its interval over tasks, and the share of tasks on which `one` is better."""
-        mine, its = self.by_task(one, workers, budget), self.by_task(other, workers, budget)
-        differences = [mine[task] - its[task] for task in mine if task in its]
-        won = statistics.fmean(difference < 0 for difference in differences)
-        return statistics.fmean(differences), interval(differences), won
+    def seeds(self, system: str) -> int:
+        return len({seed for (name, _, _), of in self._by.items() if name == system for _, seed in of})
+
+    def difference(self, one: str, other: str, workers: int, budget: float) -> Difference:
+        """How `one` compares with `other` on what both were run on."""
+        mine, its = self._by[one, workers, budget], self._by[other, workers, budget]
+        both = mine.keys() & its.keys()
+        tasks, seeds = (sorted({place[i] for place in both}) for i in (0, 1))
+        whole = [seed for seed in seeds if all((task, seed) in both for task in tasks)]
+        if not whole:
+            raise ValueError(f"{one} and {other} have no seed in common on all tasks")
+        return Difference(
+            100 * np.array([[mine[task, s].regret - its[task, s].regret for s in whole] for task in tasks])
+        )
 
     def best_of(self, whose: str, workers: int, budget: float) -> str | None:
         """The system of the lowest mean."""
@@ -175,8 +261,10 @@ def report(scores: Scores, options: argparse.Namespace) -> Iterator[str]:
     rows = []
     for system in options.systems:
         cells = [f"{scores.mean(system, *place):.1f}" for place in places]
-        rows.append([f"{scores.whose[system]}: {system}", *cells, short(scores.cost_ms(system))])
-    yield table([*header, "proposal, ms"], rows, markdown=options.markdown)
+        rows.append(
+            [f"{scores.whose[system]}: {system}", *cells, short(scores.cost_ms(system)), str(scores.seeds(system))]
+        )
+    yield table([*header, "proposal, ms", "seeds"], rows, markdown=options.markdown)
     if MAIN not in options.systems or all(owner == OURS for owner in scores.whose.values()):
         return
     rows, verdicts = [], []
@@ -185,16 +273,25 @@ def report(scores: Scores, options: argparse.Namespace) -> Iterator[str]:
         if best is None:
             continue
         mine, its = scores.mean(MAIN, workers, budget), scores.mean(best, workers, budget)
-        mean, (low, high), won = scores.difference(MAIN, best, workers, budget)
-        seeds = min(scores.seeds(name, workers, budget) for name in (MAIN, best))
+        found = scores.difference(MAIN, best, workers, budget)
+        low, high = found.interval()
+        clocks = [f"{scores.clock(name, workers, budget):.1f}" for name in (MAIN, best)]
         what = f"{budget:g} full trainings, {workers} {'worker' if workers == 1 else 'workers'}"
-        rows.append([what, best, f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", f"{won:.0%}", str(seeds)])
+        difference = f"{found.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        rows.append([what, best, difference, f"{found.won:.0%}", " / ".join(clocks), str(found.seeds)])
         share = EARLY_SHARE if budget in EARLY else 1.0
         limit = share * its if its > 0 else its
         verdicts.append(
             verdict(f"{what}: {mine:.1f} %, {best} {its:.1f} %", f"{limit:.1f} % at most", met=mine <= limit)
         )
-    header = [f"{MAIN} against", "best of Optuna", "difference (95 % over tasks)", "tasks won", "seeds"]
+    header = [
+        f"{MAIN} against",
+        "best of Optuna",
+        "difference (95 % over tasks and seeds)",
+        "tasks won",
+        "time / its",
+        "seeds",
+    ]
     yield table(header, rows, markdown=options.markdown)
     yield "\n".join(verdicts)
 
@@ -224,12 +321,14 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--data", type=Path, default=EXAMPLE, help="a folder with a table of learning curves (a formula)")
     made.add_argument("--systems", nargs="+", choices=known, default=known, metavar="SYSTEM", help=", ".join(known))
-    made.add_argument("--seeds", type=int, default=10)
+    made.add_argument("--seeds", type=int, default=10, help="runs of each system on each task (10)")
+    made.add_argument("--first-seed", type=int, default=0, help="of them; development was on 0 to 19")
     made.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     made.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS), help="in full trainings")
     made.add_argument("--tasks", type=int, help="the first so many of the table")
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     made.add_argument("--keep", type=Path, help="file of the runs that are done, to go on from")
+    made.add_argument("--table-only", action="store_true", help="run nothing: the table of all that --keep has")
     made.add_argument("--plot", type=Path, help="file of the picture")
     options = made.parse_args()
     if options.quick:
@@ -241,6 +340,7 @@ def main() -> int:
     options = _options()
     tasks = _curves(str(options.data)).tasks[: options.tasks]
     scores = Scores(measure(options, tasks))
+    options.systems = [name for name in options.systems if name in scores.whose]
     print("\n\n".join(report(scores, options)))
     if options.plot:
         plot(scores, options)

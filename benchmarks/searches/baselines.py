@@ -24,7 +24,6 @@ Sampler = Callable[[int], samplers.BaseSampler]
 
 SAMPLERS: Mapping[str, Sampler] = {
     "TPE": lambda seed: samplers.TPESampler(seed=seed),
-    "TPE, constant liar": lambda seed: samplers.TPESampler(seed=seed, constant_liar=True),
     "GP 10": lambda seed: samplers.GPSampler(seed=seed, n_startup_trials=10),
     "GP 5": lambda seed: samplers.GPSampler(seed=seed, n_startup_trials=5),
     "random": lambda seed: samplers.RandomSampler(seed=seed),

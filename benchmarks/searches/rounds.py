@@ -27,6 +27,7 @@ from tuner.search.distributions import distribution, from_optuna, optuna_name
 from tuner.search.history import History, State
 from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
 from tuner.search.trial_reader import OUTCOME, PAUSED_AT, READINGS, TARGET
+from tuner.space import Value
 
 #: Systems by name: overrides of the configuration. The first is the default.
 SYSTEMS: Mapping[str, tuple[str, ...]] = {
@@ -107,6 +108,7 @@ class _Round:
         now = 0
         under_way: list[tuple[int, int]] = []
         while True:
+            began = time.perf_counter()
             action = next_action(self._history, self._plan, self._judge) if len(under_way) < workers else Wait()
             if isinstance(action, Finished):
                 break
@@ -114,21 +116,27 @@ class _Round:
                 now, number = heapq.heappop(under_way)
                 self._reach(number)
                 continue
-            number, epochs = self._draw() if isinstance(action, Draw) else self._resume(action)
+            if isinstance(action, Draw):
+                trial, values = self._ask()
+                self._proposals.append(1e3 * (time.perf_counter() - began))
+                number, epochs = self._begin(trial, values)
+            else:
+                number, epochs = self._resume(action)
             heapq.heappush(under_way, (now + epochs, number))
         complete = self._history.ranked(self._plan.epochs)
         best = self._trials[complete[0][1]].regret if complete else 1.0
         clock = now * workers / self._plan.epochs
         return Run({budget: best}, {budget: len(self._trials)}, self._proposals, {budget: clock})
 
-    def _draw(self) -> tuple[int, int]:
-        began = time.perf_counter()
+    def _ask(self) -> tuple[Trial, dict[str, Value]]:
         trial = self._study.ask()
         values = {}
         for one in self._curves.space:
             asked = distribution(one)
             values[one.name] = from_optuna(one, trial._suggest(optuna_name(one), asked))  # noqa: SLF001 as the ledger
-        self._proposals.append(1e3 * (time.perf_counter() - began))
+        return trial, values
+
+    def _begin(self, trial: Trial, values: dict[str, Value]) -> tuple[int, int]:
         self._trials.append(_Drawn(trial, *self._curves.trial(self._task, values, self._seed, trial.number)))
         self._history.drawn(trial.number, self._curves.space.to_unit(values), self._plan.first_target)
         self._note(trial.number, **{TARGET: self._plan.first_target, READINGS: []})
