@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -136,6 +137,16 @@ def heading(*, markdown: bool) -> str:
         ("command", f"`{command()}`" if markdown else command()),
     ]
     return "\n".join(f"{'- ' if markdown else ''}{name}: {value}" for name, value in facts)
+
+
+def digest_of(*parts: Path) -> str:
+    """A short digest of these files, and of the Python and YAML files in these folders."""
+    known = hashlib.sha256()
+    for part in parts:
+        found = part.rglob("*") if part.is_dir() else [part]
+        for file in sorted(one for one in found if one.suffix in (".py", ".yaml")):
+            known.update(file.read_bytes())
+    return known.hexdigest()[:12]
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 Every contender searches the same space with the same module on the same splits, as many epochs at most, as many trainings
 at a time as the machine has places (GPUs, or cores with one thread each); of plain Optuna there is also the usual single
-process. Contenders run alone and take turns, in an order that rotates with the seed; time counts from the start of their
+process, which has all cores. Contenders run alone and take turns, in an order that rotates with the seed; time counts from the start of their
 processes. tuner runs from the command line with its default search. The peers are written as their own examples are
 (`contenders/`); `--equal` gives them the study's loaders, trainer settings and first configuration as well, which leaves
 the search and the processes to compare. What each recommends at the end of its budget is trained afresh by the same code,
@@ -157,8 +157,8 @@ def report(found: Sequence[Results], python: Path | None, *, markdown: bool) -> 
             f"{bullet}{race.study.name}: {race.seconds:g} s for each of {len(results.names)} contenders, n={len(results.seeds)} seeds, {race.slots} trainings at a time{', equal' if race.equal else ''}; `{' '.join(race.words)}`"
         )
         for title, curve in (
-            ("best validation value so far", seen),
             ("validation value of the recommended", recommended),
+            ("best validation value so far", seen),
         ):
             print(f"\n{race.study.name}, {title}, in %, mean of the seeds (95 % interval):\n")
             print(results.over_time(curve, markdown=markdown))

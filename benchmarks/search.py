@@ -10,7 +10,6 @@ kept in a file, so that a broken-off benchmark goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,7 +24,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from figures import heading, note, parser, short, table, verdict
+from figures import digest_of, heading, note, parser, short, table, verdict
 from numpy.typing import NDArray
 from searches import baselines, rounds
 from searches.tables import Curves, load
@@ -81,15 +80,9 @@ def _curves(folder: str) -> Curves:
 @cache
 def code_of(whose: str, data: Path) -> str:
     """What the rows of this project's systems, or of Optuna's, depend on besides their settings."""
-    root = Path(__file__).parents[1]
-    files = [*data.glob("*.py")]
-    if whose == OURS:
-        files += [*(root / "tuner" / "search").rglob("*.py"), root / "tuner" / "chosen.py"]
-        files += [*(root / "conf" / "search").glob("*"), *(root / "conf" / "pruner").glob("*")]
-    known = hashlib.sha256(importlib.metadata.version("optuna").encode())
-    for file in sorted(files):
-        known.update(file.read_bytes())
-    return known.hexdigest()[:12]
+    root, optuna = Path(__file__).parents[1], importlib.metadata.version("optuna")
+    ours = [root / "tuner" / "search", root / "tuner" / "chosen.py", root / "conf" / "search", root / "conf" / "pruner"]
+    return f"optuna {optuna}, {digest_of(data, *(ours if whose == OURS else []))}"
 
 
 def run(folder: str, job: Job) -> list[Row]:

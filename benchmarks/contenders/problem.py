@@ -38,7 +38,7 @@ class Job:
         seed: of the contender.
         slots: trainings at the same time, of all of its processes together.
         place: of this process among them, from 0.
-        threads: of torch in each training; None for torch's own choice.
+        threads: of torch in each training, however many the environment says; None for torch's own choice.
         equal: whether the peers get all of what the study says.
         loader_workers: processes of a DataLoader.
         own: the study's own values, as they would be drawn, for the first configuration with `equal`.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from figures import note, temporary_folder
+from figures import digest_of, note, temporary_folder
 from first_run import test_accuracies
 from optuna.trial import TrialState
 
@@ -111,14 +111,14 @@ class Race:
         return {"words": list(self.words), "seconds": self.seconds, "equal": self.equal, "slots": self.slots}
 
     def run(self, name: str, seed: int) -> Run:
-        """What a contender does with a seed; taken from `keep` where it has been done."""
-        file = self.keep / f"{name}-{seed}.json"
-        if not file.exists():
+        """What a contender does with a seed; taken from `keep` where it has been done by the same code."""
+        file, code = self.keep / f"{name}-{seed}.json", _own_code() if name == OWN else ""
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if kept.get("code") != code:
             with temporary_folder() as folder:
                 began = self._tuner(folder, seed) if name == OWN else self._peer(CONTENDERS[name], folder, seed)
-                lines = read(folder / "log.jsonl")
-            write(file, {"began": began, "lines": lines})
-        kept = json.loads(file.read_text(encoding="utf-8"))
+                kept = {"code": code, "began": began, "lines": read(folder / "log.jsonl")}
+            write(file, kept)
         run = Run.of_log(kept["lines"], kept["began"], self.seconds)
         best = run.seen[-1][1] if run.seen else math.nan
         note(f"{self.study.name}, {name}, seed {seed}: {run.trainings} trainings, {run.epochs} epochs, best {best:.4f}")
@@ -135,7 +135,7 @@ class Race:
             f"store.url={url}", f"store.folder={folder}", f"+trainer.callbacks=[{callback}]", *workers,
         ]  # fmt: skip
         # 1: without one training in full there is no champion.
-        began = together([[sys.executable, *words]], folder, self.seconds + STUCK_S, may_exit={0, 1})
+        began, [code] = together([[sys.executable, *words]], folder, self.seconds + STUCK_S, may_exit={0, 1})
         with Database(url) as database:
             [record] = database.storage.get_all_studies()
             trials = database.storage.get_all_trials(record._study_id)  # noqa: SLF001 - Optuna's storages are keyed by it
@@ -144,6 +144,8 @@ class Race:
             for trial in trials
             if trial.state is TrialState.COMPLETE and trial.datetime_complete and trial.value is not None
         ]
+        if code and complete:
+            raise RuntimeError(f"tuner, seed {seed}, ended with exit code {code} though trials are complete")
         best = -math.inf
         for ended, value, trial in sorted(complete, key=lambda one: one[0]):
             if value > best:
@@ -155,6 +157,7 @@ class Race:
     def _peer(self, contender: Contender, folder: Path, seed: int) -> float:
         python = self.peers if contender.peers else Path(sys.executable)
         processes = contender.processes or self.slots
+        trainings = self.slots if contender.peers else processes  # at a time
         job = Job(
             words=self.words,
             log=str(folder / "log.jsonl"),
@@ -163,7 +166,7 @@ class Race:
             seed=seed,
             slots=self.slots,
             place=0,
-            threads=None if gpus() else 1,
+            threads=None if gpus() else max(1, len(cores()) // trainings),
             equal=self.equal,
             # Processes that load images keep a GPU busy; on a CPU they would take the cores that train.
             loader_workers=min(8, len(cores()) // self.slots) if gpus() else 0,
@@ -179,20 +182,27 @@ class Race:
             {} if contender.peers or not gpus() else {"CUDA_VISIBLE_DEVICES": gpus()[place]}
             for place in range(processes)
         ]
-        return together(commands, folder, self.seconds + STUCK_S, seen)
+        return together(commands, folder, self.seconds + STUCK_S, seen)[0]
 
     def tested(self, name: str, seed: int, run: Run) -> list[float]:
         """Test values of what was recommended, trained afresh; the same seeds for all."""
         if run.values is None:
             return []
         file = self.keep / f"{name}-{seed}-test.json"
-        found: list[float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        if len(found) < self.fresh:
-            overrides = self.study.nodes.overrides(run.values, self.study.space)
+        overrides = self.study.nodes.overrides(run.values, self.study.space)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        found: list[float] = kept.get("found", [])
+        if len(found) < self.fresh or kept["overrides"] != overrides:
             found = test_accuracies([*self.words, *overrides], self.fresh)
-            write(file, found)
+            write(file, {"overrides": overrides, "found": found})
         note(f"{self.study.name}, {name}, seed {seed}: test {', '.join(f'{value:.4f}' for value in found)}")
         return found
+
+
+@functools.cache
+def _own_code() -> str:
+    root = BENCHMARKS.parent
+    return digest_of(root / "tuner", root / "conf")
 
 
 def write(file: Path, content: Any) -> None:
@@ -208,8 +218,8 @@ def together(
     environments: Sequence[Mapping[str, str]] = (),
     *,
     may_exit: Container[int] = (0,),
-) -> float:
-    """Start these commands side by side and wait for all; when they were started, in seconds since the epoch.
+) -> tuple[float, list[int]]:
+    """Start these commands side by side and wait for all.
 
     Args:
         commands: words of each; they find the modules of the benchmarks.
@@ -217,6 +227,9 @@ def together(
         limit_s: after which they are killed.
         environments: what each has besides this process's environment.
         may_exit: codes that are no failure.
+
+    Returns:
+        When they were started, in seconds since the epoch, and their exit codes.
 
     Raises:
         RuntimeError: one of them has failed, or has not ended in time.
@@ -244,9 +257,10 @@ def together(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    if any(process.returncode not in may_exit for process in started):
+    codes = [process.returncode for process in started]
+    if any(code not in may_exit for code in codes):
         raise RuntimeError(f"{' '.join(commands[0][:3])} failed:\n{_end_of(outputs)}")
-    return began
+    return began, codes
 
 
 def _end_of(outputs: Sequence[Path]) -> str:

@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,7 +195,7 @@ def test_a_training_of_the_peers_is_logged(bench, tmp_path, equal):
 
 def test_a_program_that_fails_is_told_with_its_last_words(bench, tmp_path):
     fine = [sys.executable, "-c", "print('fine')"]
-    bench.race.together([fine, fine], tmp_path, 60.0)
+    assert bench.race.together([fine, fine], tmp_path, 60.0)[1] == [0, 0]
     assert (tmp_path / "output-1.txt").read_text() == "fine\n"
     with pytest.raises(RuntimeError, match="no such thing"):
         bench.race.together([fine, [sys.executable, "-c", "raise SystemExit('no such thing')"]], tmp_path, 60.0)
@@ -210,13 +210,27 @@ def test_a_program_that_does_not_end_is_killed_with_its_children(bench, tmp_path
     assert "open('alive', 'w').close(); time.sleep(600)" not in listed
 
 
-def test_a_finished_run_is_not_run_again(bench, tmp_path):
+def test_a_finished_run_is_not_run_again_but_by_other_code(bench, tmp_path, monkeypatch):
     race = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path)
-    bench.race.write(tmp_path / "tuner-0.json", {"began": 100.0, "lines": LINES})
-    bench.race.write(tmp_path / "tuner-0-test.json", [0.5])
-    run = race.run("tuner", 0)
+    bench.race.write(tmp_path / "optuna-gp-0.json", {"code": "", "began": 100.0, "lines": LINES})
+    bench.race.write(tmp_path / "tuner-0.json", {"code": "of yesterday", "began": 100.0, "lines": LINES})
+    run = race.run("optuna-gp", 0)
     assert (run.trainings, run.epochs) == (2, 4)
-    assert race.tested("tuner", 0, run) == [0.5]
+    monkeypatch.setattr(bench.race.Race, "_tuner", lambda *_: 100.0)
+    for _ in range(2):
+        assert race.run("tuner", 0).trainings == 0, "run again, by one that trains nothing"
+        monkeypatch.setattr(bench.race.Race, "_tuner", None)
+
+
+def test_a_recommendation_is_trained_afresh_once(bench, tmp_path, monkeypatch):
+    race, trained = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path), []
+    monkeypatch.setattr(bench.race, "test_accuracies", lambda words, fresh: trained.append(words) or [0.5] * fresh)
+    run = bench.curves.Run.of_log(LINES, 100.0, 10.0)
+    other = replace(run, values={**run.values, "lr": 0.2})
+    assert race.tested("tuner", 0, run) == race.tested("tuner", 0, run) == [0.5]
+    assert len(trained) == 1
+    assert race.tested("tuner", 0, other) == [0.5]
+    assert len(trained) == 2, "what is recommended has changed"
 
 
 def test_tables_and_figure_of_two_seeds(bench, tmp_path):
