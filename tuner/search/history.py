@@ -2,7 +2,7 @@
 
 Values are lower-is-better. Every rule of this package reads a `History` and nothing else, so a round that is resumed
 from its records decides as the first one would have. The indexes are kept while the history grows, which makes each
-query cheap at 10,000 trials. What to do with it is the business of `promotion`, `stages` and `draws`.
+query cheap at 10,000 trials. What to do with it is the business of `promotion`, `stages`, `draws` and `screen`.
 """
 
 from __future__ import annotations

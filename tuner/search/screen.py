@@ -79,7 +79,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The best one.
+    """A place to draw at, the best that was found.
 
     Attributes:
         point: its coordinates by name.
@@ -282,7 +282,8 @@ def _measured(
     chosen = _chosen(history, history.readings[:upto], most - MOST_FALLEN)
     newest = max((number for _, number, _ in chosen), default=-1)
     fallen = history.numbers(State.DIVERGED)
-    known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in set(fallen)]
+    without = set(fallen)
+    known = [row for row in chosen if row[2].epoch >= SHORTEST * epochs and row[1] not in without]
     rows = [_Row(number, reading.epoch, reading.value) for _, number, reading in known or chosen]
     counted = (fallen if all_fallen else fallen[: bisect_right(fallen, newest)])[-MOST_FALLEN:]
     return rows + [_Row(number, history[number].target or epochs, math.inf) for number in counted]
