@@ -140,11 +140,11 @@ def heading(*, markdown: bool) -> str:
 
 
 def digest_of(*parts: Path) -> str:
-    """A short digest of these files, and of the Python and YAML files in these folders."""
+    """A short digest of these files, and of the code, the configuration and the recorded curves in these folders."""
     known = hashlib.sha256()
     for part in parts:
         found = part.rglob("*") if part.is_dir() else [part]
-        for file in sorted(one for one in found if one.suffix in (".py", ".yaml")):
+        for file in sorted(one for one in found if one.suffix in (".py", ".yaml", ".jsonl")):
             known.update(file.read_bytes())
     return known.hexdigest()[:12]
 

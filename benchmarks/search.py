@@ -184,7 +184,7 @@ class Difference:
 
     @property
     def seeds(self) -> int:
-        return self.values.shape[1]
+        return len(self.values.T)
 
     def interval(self, draws: int = 2000) -> tuple[float, float]:
         """95 % of a bootstrap over tasks and over seeds, which all tasks share, as their noise and first draws."""
@@ -229,7 +229,7 @@ class Scores:
         """How `one` compares with `other` on what both were run on."""
         mine, its = self._by[one, workers, budget], self._by[other, workers, budget]
         both = mine.keys() & its.keys()
-        tasks, seeds = (sorted({place[i] for place in both}) for i in (0, 1))
+        tasks, seeds = sorted({task for task, _ in both}), sorted({seed for _, seed in both})
         whole = [seed for seed in seeds if all((task, seed) in both for task in tasks)]
         if not whole:
             raise ValueError(f"{one} and {other} have no seed in common on all tasks")

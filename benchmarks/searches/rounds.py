@@ -12,11 +12,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import optuna
-import yaml
 from optuna.trial import Trial, TrialState
 
 from searches.runs import Run
@@ -39,8 +36,6 @@ SYSTEMS: Mapping[str, tuple[str, ...]] = {
     "tpe": ("search=tpe",),
     "gp": ("search=gp",),
 }
-#: Tiers of the parameters that the field tunes first; what is not named is of tier 3.
-TIERS = {"learning_rate": 1, "momentum": 2, "batch_size": 2, "max_units": 2}
 
 
 def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, budget: float) -> Run:
@@ -61,28 +56,12 @@ def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, bu
 
 
 def _settings(curves: Curves, overrides: tuple[str, ...], budget: float, seed: int) -> Settings:
-    rows = tuple((name, *bound) for name, bound in curves.bounds.items())
-    words = [*overrides, f"search.budget={budget:g}", f"seed={seed}"]
-    return _loaded(rows, curves.epochs, tuple(words))
+    return _loaded((*curves.words, *overrides, f"search.budget={budget:g}", f"seed={seed}"), curves.config_dir)
 
 
 @lru_cache(maxsize=4096)
-def _loaded(rows: tuple[tuple[str, float, float, str], ...], epochs: int, words: tuple[str, ...]) -> Settings:
-    study = {
-        "name": "table",
-        "module": {"_target_": "types.SimpleNamespace", **{name: low for name, low, _, _ in rows}},
-        "data": {"_target_": "types.SimpleNamespace"},
-        "objective": {"metric": "value", "direction": "maximize"},
-        "space": {
-            name: {"kind": scale, "low": low, "high": high, "path": f"module.{name}", "tier": TIERS.get(name, 3)}
-            for name, low, high, scale in rows
-        },
-        "trainer": {"max_epochs": epochs},
-    }
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "study").mkdir()
-        (Path(folder) / "study" / "table.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(study)}")
-        return load(["study=table", *words], config_dir=folder)
+def _loaded(words: tuple[str, ...], config_dir: str | None) -> Settings:
+    return load(words, config_dir=config_dir)
 
 
 @dataclass
