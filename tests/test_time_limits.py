@@ -28,6 +28,7 @@ def trained():
 def call(workdir, monkeypatch, trained):
     """`tuner` with two simulated workers."""
     monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: Simulated(2, trained))
+    monkeypatch.setattr(tune_module, "prepare_workers", lambda *_, **__: None)
     before = []  # epochs of earlier calls: what they took is in the database
 
     def call(timeout_s, **search):

@@ -23,7 +23,8 @@ from tuner.search.distributions import distribution, from_optuna, optuna_name
 Sampler = Callable[[int], samplers.BaseSampler]
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "TPE": lambda seed: samplers.TPESampler(seed=seed),
+    "TPE": lambda seed: samplers.TPESampler(seed=seed),  # 10 random starts
+    "TPE 5": lambda seed: samplers.TPESampler(seed=seed, n_startup_trials=5),
     "GP 10": lambda seed: samplers.GPSampler(seed=seed, n_startup_trials=10),
     "GP 5": lambda seed: samplers.GPSampler(seed=seed, n_startup_trials=5),
     "random": lambda seed: samplers.RandomSampler(seed=seed),
@@ -40,6 +41,7 @@ SYSTEMS: Mapping[str, tuple[str, str]] = {
     f"{sampler} + {pruner}" if pruner else sampler: (sampler, pruner)
     for sampler, its in {
         "TPE": tuple(PRUNERS),
+        "TPE 5": tuple(PRUNERS),
         "GP 10": tuple(PRUNERS),
         "GP 5": tuple(PRUNERS),
         "random": ("", "ASHA"),
