@@ -25,8 +25,9 @@ def leaks(monkeypatch) -> ModuleType:
     ("values", "must_stay", "is_leak"),
     [
         ([*range(10), *[9] * 34], True, False),  # what the first trainings open stays open
-        ([9] * 43 + [10], True, True),
-        ([9] * 30 + [10] + [9] * 13, True, True),  # gone again, but a later training should not need it
+        ([9] * 42 + [10, 10], True, True),
+        ([9] * 30 + [10, 10] + [9] * 12, True, True),  # gone again, but a later training should not need it
+        ([9] * 30 + [11] + [9] * 13, True, False),  # it was closing
         ([100 + place / 100 for place in range(44)], False, False),
         ([100 + place for place in range(44)], False, True),
     ],
