@@ -2,11 +2,11 @@
 
 Every contender searches the same space with the same module on the same splits, as many epochs at most, as many trainings
 at a time as the machine has places (GPUs, or cores with one thread each); of plain Optuna there is also the usual single
-process, which has all cores. Contenders run alone and take turns, in an order that rotates with the seed; time counts from the start of their
-processes. tuner runs from the command line with its default search. The peers are written as their own examples are
-(`contenders/`); `--equal` gives them the study's loaders, trainer settings and first configuration as well, which leaves
-the search and the processes to compare. What each recommends at the end of its budget is trained afresh by the same code,
-and only there is the test set read.
+process, which has all cores. Contenders run alone and take turns, in an order that rotates with the seed; time counts
+from the start of their processes. tuner runs from the command line with its default search. The peers are written as
+their own examples are (`contenders/`); `--equal` gives them the study's loaders, trainer settings and first configuration
+as well, which leaves the search and the processes to compare. What each recommends at the end of its budget is trained
+afresh by the same code, and only there is the test set read.
 
 Ray Tune runs in an environment of its own, which is made from `peers.txt` where it is not there yet.
 """

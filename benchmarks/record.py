@@ -32,9 +32,9 @@ def trained(words: Sequence[str], number: int, seed: int) -> dict[str, Any]:
     """A line of the file: configuration `number` of the space, and its objective after each epoch."""
     import lightning.pytorch as pl  # noqa: PLC0415 - only the children train
     import torch  # noqa: PLC0415
+    from contenders.problem import fitted  # noqa: PLC0415
     from contenders.record import Record, read  # noqa: PLC0415
 
-    from tuner.training.build import build  # noqa: PLC0415
     from tuner.training.task import Task  # noqa: PLC0415
 
     torch.set_num_threads(1)
@@ -47,9 +47,8 @@ def trained(words: Sequence[str], number: int, seed: int) -> dict[str, Any]:
     with temporary_folder() as folder:
         log = str(folder / "log.jsonl")
         pl.seed_everything(seed, verbose=False)
-        parts = build(Task(trial=number, config=config, metric=metric, seed=seed, folder=str(folder)))
-        options = {"enable_checkpointing": False, "callbacks": [Record(log, metric)]}
-        pl.Trainer(**{**parts.trainer, **options}).fit(parts.module, **parts.fit)
+        task = Task(trial=number, config=config, metric=metric, seed=seed, folder=str(folder))
+        fitted(task, [Record(log, metric)])
         curve = [line["value"] for line in read(Path(log)) if "epoch" in line]
     shown = [round(value, 5) if math.isfinite(value) else None for value in curve]
     return {
@@ -78,8 +77,8 @@ def record(words: Sequence[str], file: Path, jobs: Sequence[tuple[int, int]], wo
     with ProcessPoolExecutor(workers) as pool:
         running = [pool.submit(trained, words, *job) for job in missing]
         for count, done in enumerate(as_completed(running), 1):
-            with file.open("a", encoding="utf-8") as lines_:
-                lines_.write(f"{json.dumps(done.result())}\n")
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{json.dumps(done.result())}\n")
             if count % 10 == 0 or count == len(missing):
                 note(f"{file.name}: {count} of {len(missing)} trainings")
 

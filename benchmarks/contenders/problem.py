@@ -84,13 +84,20 @@ class Job:
             "enable_checkpointing": False,
         }
         if self.equal:
-            parts = build(Task(0, config, study.objective.metric, 0, folder))
-            trainer = pl.Trainer(**parts.trainer, **options)
-            trainer.fit(parts.module, **parts.fit)
+            trainer = fitted(Task(0, config, study.objective.metric, 0, folder), options["callbacks"])
         else:
             trainer = pl.Trainer(max_epochs=study.epochs, devices=1, default_root_dir=folder, **options)
             trainer.fit(instantiate(config["module"]), *loaders(config["data"], self.loader_workers))
         return float(trainer.callback_metrics[study.objective.metric])
+
+
+def fitted(task: Task, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+    """Train as the study says, with its loaders and its trainer's settings, and with these callbacks after its own."""
+    parts = build(task)
+    watched = {"callbacks": [*(parts.trainer.get("callbacks") or ()), *callbacks], "enable_checkpointing": False}
+    trainer = pl.Trainer(**{**parts.trainer, **watched})
+    trainer.fit(parts.module, **parts.fit)
+    return trainer
 
 
 def loaders(node: Mapping[str, Any], workers: int) -> tuple[DataLoader[Any], DataLoader[Any]]:

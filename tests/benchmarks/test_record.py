@@ -106,7 +106,7 @@ def test_regret_is_nought_for_the_best_and_one_for_the_median(table):
     assert made.regret("line", -1.75) == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_search_runs_on_recorded_curves(table, recorded, monkeypatch):
+def test_the_search_runs_on_recorded_curves(table, recorded):
     from searches import baselines, rounds
     from searches.tables import load
 

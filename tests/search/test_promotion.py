@@ -390,6 +390,12 @@ def _random_plan(chance: random.Random) -> Plan:
     return Plan(epochs, rungs, chance.choice([2, 3, 4]), budget, trials, barrier_at=chance.choice([None, 6]))
 
 
+def _random_round(seed: int) -> tuple[random.Random, Plan, float]:
+    """Chances, a plan, and the share of trainings that fail."""
+    chance = random.Random(seed)
+    return chance, _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
+
+
 class Workers:
     """Workers that obey `next_action`; a share of trials diverges, runs out of memory, crashes or is lost.
 
@@ -464,8 +470,7 @@ class Workers:
 @pytest.mark.parametrize("workers", [1, 8])
 @pytest.mark.parametrize("seed", range(60))
 def test_rounds_end_within_their_budgets(seed, workers, judged):
-    chance = random.Random(seed)
-    plan, trouble = _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
+    chance, plan, trouble = _random_round(seed)
     history = Workers(plan, workers, chance, trouble, judged=judged).run()
     assert history.spent <= max(plan.budget + plan.epochs, plan.epochs)
     assert plan.trials is None or len(history) <= plan.trials
@@ -478,8 +483,7 @@ def test_rounds_end_within_their_budgets(seed, workers, judged):
 @pytest.mark.parametrize("workers", [1, 8])
 @pytest.mark.parametrize("seed", range(60))
 def test_rounds_end_within_their_time(seed, workers, judged):
-    chance = random.Random(seed)
-    plan, trouble = _random_plan(chance), chance.choice([0.0, 0.2, 0.6])
+    chance, plan, trouble = _random_round(seed)
     bounds = {} if chance.random() < 0.5 else {"budget_epochs": None, "trials": None}
     plan = replace(plan, seconds_left=chance.uniform(0.5, 20) * plan.epochs / workers, **bounds)
     team = Workers(plan, workers, chance, trouble, judged=judged)
