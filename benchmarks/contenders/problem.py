@@ -92,10 +92,9 @@ class Job:
 
 
 def fitted(task: Task, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    """Train as the study says, with its loaders and its trainer's settings, and with these callbacks after its own."""
+    """Train as the study says, with its loaders, its trainer's settings and its callbacks, and with these."""
     parts = build(task)
-    watched = {"callbacks": [*(parts.trainer.get("callbacks") or ()), *callbacks], "enable_checkpointing": False}
-    trainer = pl.Trainer(**{**parts.trainer, **watched})
+    trainer = pl.Trainer(**parts.trainer, callbacks=[*parts.callbacks, *callbacks], enable_checkpointing=False)
     trainer.fit(parts.module, **parts.fit)
     return trainer
 
