@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from tuner import __version__, sections
@@ -28,6 +30,7 @@ class Command(NamedTuple):
         keys: of its own section, which are written bare.
         usual: keys that it is often called with, as they are written.
         examples: words after `tuner`.
+        answers_ctrl_c: whether it does so itself, wherever there is something to lose.
     """
 
     what: str
@@ -35,6 +38,7 @@ class Command(NamedTuple):
     keys: Mapping[str, Key] = {}
     usual: Mapping[str, Key] = {}
     examples: tuple[str, ...] = ()
+    answers_ctrl_c: bool = False
 
 
 LABELLED = "choices={constant: null, cosine: {_target_: tuner.schedules.cosine, _partial_: true}}"
@@ -43,6 +47,7 @@ COMMANDS = {
         "search for good hyperparameters, or go on with it (the default)",
         usual=sections.TUNE,
         examples=("study=digits", "study=digits search=random search.budget=8 space.lr.high=0.5"),
+        answers_ctrl_c=True,
     ),
     "champion": Command(
         "print the configuration recommended now, as YAML",
@@ -89,8 +94,19 @@ DEFAULT = "tune"
 UNKNOWN = "is a key of the configuration"
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, of a class that Python's `exec` does not take note of.
+
+    A plain KeyboardInterrupt that goes through an `exec` of text, as dataclasses and named tuples are made by, has Python
+    die by the signal at its end, whether it was caught or not.
+    """
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    as_program = arguments is None
+    if as_program:
+        _answer_ctrl_c(_leave)
     # The controller's matrices are small: a second thread gains nothing and waits for cores that workers train on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command, config_dir, overrides = parse(sys.argv[1:] if arguments is None else arguments)
@@ -105,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = [f"{name}.{word}" if word.partition("=")[0] in chosen.keys else word for word in overrides]
         settings = load(full, config_dir=config_dir, needs_study=chosen.needs_study)
         module = importlib.import_module(f"tuner.commands.{name}")
+        if as_program and not chosen.answers_ctrl_c:
+            _answer_ctrl_c(_interrupt)
         code = int(getattr(module, name)(settings))
         sys.stdout.flush()
     except BrokenPipeError:
@@ -123,6 +141,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     else:
         return code
+
+
+def _answer_ctrl_c(answer: Callable[[int, FrameType | None], None]) -> None:
+    """Have Ctrl-C answered so from here on, unless whoever started the program had it ignored, as `nohup` may."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, answer)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """Nothing was begun, and an exception could be lost in what is imported, or become another one there."""
+    os._exit(130)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def _with_bare_keys(problem: Problem, command: str) -> Problem:

@@ -150,6 +150,38 @@ def test_ctrl_c_leaves_in_order_whenever_it_comes(tmp_path, after_s):
     assert process.returncode == 130
 
 
+def test_ctrl_c_during_the_range_test_before_a_search_leaves_a_round_that_goes_on(tmp_path):
+    conf = str(write_study(tmp_path))
+    words = ["study=line", "search.lr_range=true", "search.trials=2", "module.pause_s=0.05", "--config-dir", conf]
+    process = start(*words, folder=tmp_path)
+    log = tmp_path / "runs/line-1/lr-range/worker-0.log"
+    while not log.is_file():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "left by" not in run("status", folder=tmp_path).stdout
+    ended = run(*words, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("place", ["command", "import"])
+def test_ctrl_c_in_an_exec_of_text_is_no_death_by_the_signal(tmp_path, place):
+    """Dataclasses and named tuples are made by `exec`: Python would remember that an interrupt went through it."""
+    killed = "exec('import os, signal; os.kill(os.getpid(), signal.SIGINT)')"
+    if place == "command":
+        patch = f"import tuner.commands.status as module\nmodule.status = lambda settings: {killed}"
+    else:
+        (tmp_path / "hydra.py").write_text(killed)
+        patch = "sys.path.insert(0, '.')"
+    program = f"import sys\nfrom tuner.cli import main\n{patch}\nsys.argv = ['tuner', 'status']\nsys.exit(main())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (130, "")
+
+
 def test_kill_9_of_the_controller_loses_nothing_that_was_complete(tmp_path, undisturbed):
     words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
     process = start(*words, folder=tmp_path)

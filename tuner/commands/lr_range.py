@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def lr_range(settings: Settings) -> int:
     study = report.needed(settings)
     values, whose = values_at(settings, study, settings.lr_range.at)
     folder = folder_of(settings, study)
-    result, reading = tested(settings, study, values, folder)
+    result, reading = tested(settings, study, values, folder, tick=None)
     picture = folder / PICTURE
     _draw(reading, study.name, whose, picture)
     report.put(f"range test of {study.name} with {whose}: {_length(result, reading)}")
@@ -73,7 +73,11 @@ def folder_of(settings: Settings, study: StudySettings) -> Path:
 
 
 def tested(
-    settings: Settings, study: StudySettings, values: Mapping[str, Value], folder: Path
+    settings: Settings,
+    study: StudySettings,
+    values: Mapping[str, Value],
+    folder: Path,
+    tick: Callable[[], object] | None,
 ) -> tuple[Result, Reading]:
     """One range test in a worker, and what its curve says.
 
@@ -82,6 +86,7 @@ def tested(
         study: what is tested.
         values: effective ones by parameter name; the others keep the study's own.
         folder: of the worker's log.
+        tick: called often while it runs, if it is given.
 
     Raises:
         StudyError: the study cannot be tested as it is configured.
@@ -106,6 +111,7 @@ def tested(
         [task],
         retries=settings.launcher.max_retries,
         on_retry=lambda _, note: report.say(f"range test: {note}"),
+        on_tick=tick,
     )
     found = result.findings
     if result.outcome is not Outcome.COMPLETE:
@@ -146,7 +152,9 @@ def check_search(settings: Settings, study: StudySettings) -> None:
         raise ConfigError(problems)
 
 
-def first_stage(settings: Settings, study: StudySettings, name: str, defaults: Mapping[str, Value]) -> Stage:
+def first_stage(
+    settings: Settings, study: StudySettings, name: str, defaults: Mapping[str, Value], tick: Callable[[], object]
+) -> Stage:
     """The stage that a new round begins with: uniform, but with the learning rate between the bounds of a range test.
 
     The test has the study's own values, and the stages that follow are free to leave the bounds: other batch sizes
@@ -158,6 +166,7 @@ def first_stage(settings: Settings, study: StudySettings, name: str, defaults: M
         study: its study.
         name: of the round.
         defaults: what tiers not yet tuned are fixed at.
+        tick: called often while it is tested.
 
     Raises:
         StudyError: the study cannot be tested as it is configured.
@@ -167,7 +176,7 @@ def first_stage(settings: Settings, study: StudySettings, name: str, defaults: M
     if target is None:
         raise ValueError("no learning rate in the space; see check_search")
     folder = writable(Path(settings.store.folder) / name / "lr-range", "store.folder")
-    _, reading = tested(settings, study, {}, folder)
+    _, reading = tested(settings, study, {}, folder, tick)
     _draw(reading, name, OWN, folder / PICTURE)
     zoom = Zoom(search.coarse, search.elites, search.expand, search.draws == "tiered", expected_draws(settings, study))
     dimensions = sorted(dimensions_of(study.space), key=lambda dimension: dimension.name)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
@@ -21,6 +16,7 @@ from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
 from tuner.commands.folders import folder_of_round
 from tuner.commands.lr_range import check_search, first_stage
+from tuner.commands.signals import INTERRUPTED, Signals
 from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of, prepare_workers, seats_of
 from tuner.config import Settings, StudySettings
@@ -37,7 +33,6 @@ from tuner.store.leases import Held, Leases, Owner
 from tuner.store.ledger import Ledger
 from tuner.store.rounds import Champion, RoundRecord, Rounds, RoundState
 
-INTERRUPTED = 130
 #: Seconds between two notes of how long the round has taken.
 NOTE_S = 10.0
 
@@ -53,16 +48,17 @@ def tune(settings: Settings) -> int:
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
         engines = [database.engine, database.storage.engine]
-        leases.take(record.id, record.name, owner, force=settings.launcher.takeover)
-        session = None
-        try:
-            with Held(leases, record.id, owner, engines) as held:
-                session = _Session(settings, study, database, rounds, rounds.open(record), held)
-                ending = session.run()
-        finally:
-            if session is not None and session.is_empty:
-                rounds.discard(record)
-        return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
+        with Signals(database.waiting) as signals:
+            leases.take(record.id, record.name, owner, force=settings.launcher.takeover)
+            session = None
+            try:
+                with Held(leases, record.id, owner, engines) as held:
+                    session = _Session(settings, study, database, rounds, rounds.open(record), held, signals)
+                    ending = session.run()
+            finally:
+                if session is not None and session.is_empty:
+                    rounds.discard(record)
+            return INTERRUPTED if ending is Ending.INTERRUPTED else report.finished(record, rounds)
 
 
 def budgets(settings: Settings) -> dict[str, Any]:
@@ -112,9 +108,10 @@ class _Session:
         rounds: Rounds,
         record: RoundRecord,
         held: Held,
+        signals: Signals,
     ) -> None:
         self._settings, self._study, self._database = settings, study, database
-        self._rounds, self._record, self._held = rounds, record, held
+        self._rounds, self._record, self._held, self._signals = rounds, record, held, signals
         self._noted = -NOTE_S
         self.is_empty = False
         self._state = RoundState.OPEN
@@ -128,6 +125,7 @@ class _Session:
         Raises:
             RoundBusy: another controller has taken it over; nothing more is written.
             TunerError: as `Round.run`.
+            KeyboardInterrupt: a signal came before a worker was started.
         """
         try:
             ending = self._run()
@@ -170,10 +168,11 @@ class _Session:
         checkpoints = Checkpoints(root)
         history = recovered(ledger, study, checkpoints)
         defaults, missing = _own_values(study)
+        self._signals.check()
         # Before the range test, whose batches have to fit as well.
-        fit = batch_fit(settings, study, ledger, root, self._held.check) if study.fit_batch else None
+        fit = batch_fit(settings, study, ledger, root, self._tick) if study.fit_batch else None
         if settings.search.lr_range and not self._stages:
-            self._record_stage(first_stage(settings, study, self._record.name, defaults))
+            self._record_stage(first_stage(settings, study, self._record.name, defaults, self._tick))
         sampler = sampler_of(settings, study, defaults=defaults, stages=self._stages, on_stage=self._on_stage)
         ledger.use(sampler, pruner_of(settings))
         if not len(ledger):
@@ -203,14 +202,8 @@ class _Session:
                 watcher=progress,
             )
 
-            def interrupt() -> None:
-                if round_.ending is Ending.INTERRUPTED:
-                    self._database.waiting.give_up()  # the second time: a database that is away is not waited for
-                elif self._database.waiting.waited_s:
-                    os.write(2, b"The database is being waited for; once more ends that.\n")
-                round_.interrupt()
-
-            with _signals(interrupt):
+            self._signals.check()
+            with self._signals.ending(round_):
                 ending = round_.run()
         self._seconds_used = round_.seconds_used
         champion = self._crown(ledger)
@@ -251,6 +244,10 @@ class _Session:
         content = stage.to_dict() | {"ranges": advice.ranges(self._study.space, stage.box)}
         self._rounds.add_stage(self._record, stage.number, content, _now())
 
+    def _tick(self) -> None:
+        self._held.check()
+        self._signals.check()
+
     def _keep_lease(self, seconds_used: float) -> None:
         self._held.check()
         self._seconds_used = seconds_used
@@ -285,24 +282,3 @@ def _own_values(study: StudySettings) -> tuple[dict[str, Value], str]:
             missing.append(f"{parameter.path}={own.get(parameter.name, '(none of the choices)')}")
             drawn.pop(parameter.name, None)
     return drawn, ", ".join(missing)
-
-
-@contextlib.contextmanager
-def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and a polite end from the system stop the round; a second Ctrl-C stops its workers at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: object) -> None:
-        name = signal.Signals(number).name
-        # Not sys.stderr: the signal may have come in the middle of a write to it.
-        os.write(2, f"\n{name}: stopping what runs; the same command goes on from here. Once more kills it.\n".encode())
-        interrupt()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
