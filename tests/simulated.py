@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tuner.launch.protocol import Checkpointed, Ended, Event, Measured
+from tuner.launch.protocol import Checkpointed, Ended, Event, Lost, Measured
 from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
 
 STEPS_PER_EPOCH = 10
@@ -63,7 +63,7 @@ class Simulated:
             if job := self._jobs[worker]:
                 self._turn = worker + 1
                 event = next(job)
-                if isinstance(event, Ended):
+                if isinstance(event, Ended | Lost):
                     self._jobs[worker] = None
                 return [(worker, event)]
         return []
@@ -97,3 +97,18 @@ class Simulated:
         model.parent.mkdir(parents=True, exist_ok=True)
         model.write_text(str(value))
         yield Ended(task.trial, Result(Outcome.COMPLETE, value, epochs, step, checkpoint=str(model)))
+
+
+class DyingWhenStopped(Simulated):
+    """Workers that do not come to their next batch when they are told to stop, and are killed for it."""
+
+    def __init__(self, workers: int, trained: list[tuple[int, int]]) -> None:
+        super().__init__(workers, trained)
+        self._trials: dict[int, int] = {}
+
+    def train(self, worker: int, task: Task) -> None:
+        self._trials[worker] = task.trial
+        super().train(worker, task)
+
+    def halt(self, worker: int, *, save: bool = False) -> None:
+        self._jobs[worker] = iter([Lost(self._trials[worker], "ended by SIGKILL")])

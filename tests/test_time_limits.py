@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 from rounds import outcomes, trials, write_study
-from simulated import Simulated
+from simulated import DyingWhenStopped, Simulated
 
 import tuner.commands.tune as tune_module
+from tuner.checkpoints import Checkpoints
 from tuner.chosen import sampler_of
 from tuner.config import load
+from tuner.recovery import recovered
 from tuner.round import Round
 from tuner.search.history import History
 from tuner.store.database import Database
+from tuner.store.ledger import Ledger
 from tuner.store.rounds import Rounds
 
 #: Rungs at 2, 4 and 8 of 16 epochs.
@@ -88,3 +91,34 @@ def test_only_where_time_alone_counts_the_search_asks_what_an_epoch_takes(tmp_pa
         history.paused(number, pace=3.0)
     expected = sampler.judge(history, [4])
     assert expected.pace == (pytest.approx(3.0) if timed else None)
+
+
+def test_a_worker_that_dies_of_its_trials_time_limit_leaves_the_same_pace_to_whoever_goes_on(
+    workdir, monkeypatch, trained
+):
+    monkeypatch.setattr(tune_module, "launcher_of", lambda *_, **__: DyingWhenStopped(2, trained))
+    monkeypatch.setattr(tune_module, "prepare_workers", lambda *_, **__: None)
+    histories = []
+
+    def round_(*args, history, **kwargs):
+        histories.append(history)
+        return Round(*args, history=history, clock=lambda: len(trained) / 2, **kwargs)
+
+    monkeypatch.setattr(tune_module, "Round", round_)
+    words = [*WORDS, "search.trial_timeout=5", "search.trials=8"]
+    settings = load(words, config_dir=str(write_study(workdir)))
+    assert tune_module.tune(settings) == 1, "none has the time to be complete"
+    assert outcomes(workdir).count("timed out") > 2
+    study = settings.study
+    with Database(settings.store.url) as database:
+        ledger = Ledger(
+            database.storage,
+            "line-1",
+            metric=study.objective.metric,
+            direction=study.objective.direction,
+            space=study.space,
+            expand=False,
+        )
+        again = recovered(ledger, study, Checkpoints(workdir / "elsewhere"))
+    assert [entry.pace for entry in again] == [entry.pace for entry in histories[0]]
+    assert list(again) == list(histories[0])
