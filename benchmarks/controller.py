@@ -40,6 +40,7 @@ from figures import Spread, heading, note, parser, short, table, temporary_folde
 from filling import STEPS_PER_EPOCH, VALUES, fill, fill_plain, is_complete, value_of
 
 import tuner.round
+from tuner import ctrl_c
 from tuner.checkpoints import Checkpoints
 from tuner.commands import tune
 from tuner.config import Settings, load
@@ -427,7 +428,7 @@ class Bench:
                 printed, _ = process.communicate()
             finally:
                 process.kill()
-        if process.returncode != tune.INTERRUPTED:
+        if process.returncode != ctrl_c.INTERRUPTED:
             raise RuntimeError(f"the resumed round ended with exit code {process.returncode}:\n{printed[-4000:]}")
         self.seconds[RESUMED].append(drawn - began)
         self.seconds[FROM_LEASE].append(drawn - leased)

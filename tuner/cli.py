@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
-from tuner import __version__, sections
+from tuner import __version__, ctrl_c, sections
 from tuner.errors import ConfigError, Problem, TunerError, did_you_mean
 from tuner.sections import Key
 
@@ -94,19 +92,15 @@ DEFAULT = "tune"
 UNKNOWN = "is a key of the configuration"
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, of a class that Python's `exec` does not take note of.
-
-    A plain KeyboardInterrupt that goes through an `exec` of text, as dataclasses and named tuples are made by, has Python
-    die by the signal at its end, whether it was caught or not.
-    """
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
+
+    Args:
+        arguments: words after `tuner`; None for those of this process, whose Ctrl-C is then answered from here on.
+    """
     as_program = arguments is None
     if as_program:
-        _answer_ctrl_c(_leave)
+        ctrl_c.leaves()
     # The controller's matrices are small: a second thread gains nothing and waits for cores that workers train on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command, config_dir, overrides = parse(sys.argv[1:] if arguments is None else arguments)
@@ -122,12 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(full, config_dir=config_dir, needs_study=chosen.needs_study)
         module = importlib.import_module(f"tuner.commands.{name}")
         if as_program and not chosen.answers_ctrl_c:
-            _answer_ctrl_c(_interrupt)
+            ctrl_c.interrupts()
         code = int(getattr(module, name)(settings))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has enough of it, as `tuner status | head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except ConfigError as error:
         count = len(error.problems)
@@ -138,24 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+        return ctrl_c.INTERRUPTED
     else:
         return code
 
 
-def _answer_ctrl_c(answer: Callable[[int, FrameType | None], None]) -> None:
-    """Have Ctrl-C answered so from here on, unless whoever started the program had it ignored, as `nohup` may."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, answer)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """Nothing was begun, and an exception could be lost in what is imported, or become another one there."""
-    os._exit(130)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted
+def _drop_output() -> None:
+    """Whoever read the output has enough of it, as `tuner status | head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_bare_keys(problem: Problem, command: str) -> Problem:

@@ -21,11 +21,11 @@ from tuner.commands.workers import launcher_of
 from tuner.comparison import Comparison, Training
 from tuner.comparison import compare as compared
 from tuner.config import Settings, StudySettings
+from tuner.ctrl_c import INTERRUPTED
 from tuner.errors import RoundFailed, StudyError
 from tuner.launch.batch import run_batch
 from tuner.training.task import Measurement, Outcome, Result, Task
 
-INTERRUPTED = 130
 #: Whose versions a reader wants to know.
 PACKAGES = ("torch", "lightning", "numpy", "scipy")
 _CREDENTIALS = re.compile(r"//[^/\s]*@")

@@ -12,37 +12,64 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Self
 
+from tuner.ctrl_c import INTERRUPTED, is_ignored
 from tuner.round import Round
 from tuner.store.waiting import Waiting
 
-#: What a shell expects of a program that SIGINT ended.
-INTERRUPTED = 130
+FIRST = "{name}: stopping what runs; the same command goes on from here. Once more kills it."
+WAITING = "The database is being waited for; once more ends that."
+SECOND = "{name}: killing what runs. Once more leaves everything as it is."
 
 
 class Signals:
-    """Asks a round to end at the first signal, and kills what runs at the second one. A context manager."""
+    """Signals SIGINT and SIGTERM of one call.
 
-    def __init__(self, waiting: Waiting) -> None:
-        """Prepare.
+    | signal | before and after the round's training     | while it trains               |
+    | ------ | ----------------------------------------- | ----------------------------- |
+    | first  | `check` raises; no waiting for a database | trainings are saved and stop  |
+    | second | no change: it is leaving                  | workers are killed; no waiting |
+    | third  | the process ends as if it were killed     | likewise                      |
+
+    Attributes:
+        count: signals that have come.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiting: Waiting | None = None
+        self._round: Round | None = None
+
+    @contextlib.contextmanager
+    def noted(self, waiting: Waiting) -> Iterator[None]:
+        """In the block, signals are noted, unless whoever started this process had it ignore them.
 
         Args:
-            waiting: for the database; a second signal ends it.
+            waiting: for the database.
         """
-        self._round: Round | None = None
-        self._waiting, self._count = waiting, 0
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
+        self._waiting = waiting
+        before = {}
         if threading.current_thread() is threading.main_thread():
-            numbers = (signal.SIGINT, signal.SIGTERM)
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if not is_ignored(number):
+                    before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                # None: it was set by another language, and cannot be set again from here.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def ending(self, round_: Round) -> Iterator[None]:
+        """In the block, signals end this round's training; one that has come already does at once."""
+        self._round = round_
+        if self.count:
+            round_.interrupt()
+        try:
+            yield
+        finally:
+            self._round = None
 
     def check(self) -> None:
         """Leave here if a signal has come.
@@ -50,29 +77,21 @@ class Signals:
         Raises:
             KeyboardInterrupt: it has.
         """
-        if self._count:
+        if self.count:
             raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def ending(self, round_: Round) -> Iterator[None]:
-        """In the block, signals end this round's training."""
-        self._round = round_
-        try:
-            yield
-        finally:
-            self._round = None
-
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._count += 1
-        # Not sys.stderr: the signal may have come in the middle of a write to it.
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: stopping what runs; the same command goes on from here. Once more kills it.\n".encode())
-        again, waited = self._count > 1, self._waiting.waited_s
-        if again:
+        self.count += 1
+        if self.count > 2:
+            os._exit(INTERRUPTED)  # the next call goes on, as after any other sudden end
+        waits = self._waiting is not None and self._waiting.waited_s > 0
+        if self._waiting is not None and (self.count > 1 or self._round is None):
             self._waiting.give_up()
-        elif waited:
-            os.write(2, b"The database is being waited for; once more ends that.\n")
         if self._round is not None:
             self._round.interrupt()
-        elif again and not waited:
-            os._exit(INTERRUPTED)  # as if it were killed: the next call goes on
+        # Not sys.stderr: the signal may have come in the middle of a write to it.
+        text = (FIRST if self.count == 1 else SECOND).format(name=signal.Signals(number).name)
+        if waits and self.count == 1 and self._round is not None:
+            text += f"\n{WAITING}"
+        with contextlib.suppress(OSError):  # who read it may have ended by the same signal
+            os.write(2, f"\n{text}\n".encode())

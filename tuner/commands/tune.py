@@ -16,12 +16,13 @@ from tuner.commands import report
 from tuner.commands.batch_fit import batch_fit
 from tuner.commands.folders import folder_of_round
 from tuner.commands.lr_range import check_search, first_stage
-from tuner.commands.signals import INTERRUPTED, Signals
+from tuner.commands.signals import Signals
 from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of, prepare_workers, seats_of
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, data_version, digest
-from tuner.errors import ConfigError, RoundFailed, StudyError
+from tuner.ctrl_c import INTERRUPTED
+from tuner.errors import ConfigError, RoundFailed, StoreError, StudyError
 from tuner.progress import Progress
 from tuner.recovery import recovered
 from tuner.round import Ending, Round
@@ -39,16 +40,27 @@ NOTE_S = 10.0
 
 def tune(settings: Settings) -> int:
     """Run or finish the round of this configuration, and print its champion."""
-    study = report.needed(settings)
+    study, signals = report.needed(settings), Signals()
     check_search(settings, study)
     seats_of(settings, study)  # what cannot be divided is said before anything else
+    try:
+        return _tuned(settings, study, signals)
+    except (StoreError, BrokenPipeError) as error:
+        if not signals.count:
+            raise
+        if isinstance(error, StoreError):
+            report.say(str(error))
+        raise KeyboardInterrupt from None  # which is why it was not waited for, or who read the output has gone
+
+
+def _tuned(settings: Settings, study: StudySettings, signals: Signals) -> int:
     with Database(settings.store.url) as database, database.explained():
         rounds, leases, owner = Rounds(database), Leases(database.engine, database.waiting), Owner.this_process()
         record = _round_of(settings, study, rounds)
         if record.state is RoundState.FINISHED and record.budget == budgets(settings):
             return report.finished_before(record, rounds)
         engines = [database.engine, database.storage.engine]
-        with Signals(database.waiting) as signals:
+        with signals.noted(database.waiting):
             leases.take(record.id, record.name, owner, force=settings.launcher.takeover)
             session = None
             try:
@@ -125,7 +137,7 @@ class _Session:
         Raises:
             RoundBusy: another controller has taken it over; nothing more is written.
             TunerError: as `Round.run`.
-            KeyboardInterrupt: a signal came before a worker was started.
+            KeyboardInterrupt: a signal came before a trial was begun.
         """
         try:
             ending = self._run()
@@ -154,6 +166,7 @@ class _Session:
         """Open the trials, run the round, crown the champion."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         settings, study = self._settings, self._study
+        self._signals.check()
         prepare_workers(settings)  # thousands of trials take seconds to read
         self._ledger = ledger = Ledger(
             self._database.storage,
