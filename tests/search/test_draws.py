@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import kstest
 from tuner.search.draws import sobol_point, uniform_point, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.history import Entry, History, Reading, State
-from tuner.search.screen import MOST_ROWS, FitCache, Screen, _fit_size, _measured
+from tuner.search.screen import MOST_ROWS, Screen, ScreenCache, _fit_size, _measured
 from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stages_until
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space
 
@@ -246,11 +247,31 @@ def test_encoding():
 def test_the_fit_repeats_only_when_the_data_grew_by_a_tenth():
     sizes = sorted({_fit_size(n) for n in range(2, 2000)})
     assert all(larger <= max(size + 1, 1.1 * size) for size, larger in pairwise(sizes[1:]))
-    cache = FitCache()
+    cache = ScreenCache()
     history = grown(40)
     cached = [screened(history, stage_for(history), DIMENSIONS, 0, i, epochs=EPOCHS, cache=cache) for i in (40, 41)]
     assert cache.fits == 1
     assert cached == [screened(history, stage_for(history), DIMENSIONS, 0, i, epochs=EPOCHS) for i in (40, 41)]
+
+
+def test_what_a_rule_decided_by_is_not_searched_for_again_when_it_is_drawn():
+    cache, history = ScreenCache(), grown(40)
+    stage = stage_for(history)
+
+    def best(entries, index=40, **options):
+        return Screen(History(entries), stage, DIMENSIONS, 0, index, epochs=EPOCHS, cache=cache, **options).best()
+
+    decided = best(history)
+    assert best(history) is decided
+    assert cache.searches == 1
+    fresh = Screen(history, stage, DIMENSIONS, 0, 41, epochs=EPOCHS).best()
+    assert best(history, 41) == fresh != decided
+    started = History(history)
+    started.drawn(40, decided.point, 13)
+    assert best(started, 41) not in (fresh, decided), "what runs counts"
+    paced = [replace(entry, pace=1.0 + entry.number) for entry in history]
+    assert best(paced, timed=True) != decided
+    assert cache.searches == 4
 
 
 def test_the_model_is_given_a_bounded_number_of_rows_with_the_best_and_the_newest():

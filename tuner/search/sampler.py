@@ -26,7 +26,7 @@ from tuner.search.distributions import dimension_of, from_optuna, optuna_name, s
 from tuner.search.draws import sobol_point, uniform, zoomed
 from tuner.search.history import Entry, History
 from tuner.search.promotion import Expectation
-from tuner.search.screen import FitCache, Screen
+from tuner.search.screen import Screen, ScreenCache
 from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stage_of, stages_until
 from tuner.search.trial_reader import READINGS, TrialReader, attribute_entry, plain_entry
 from tuner.space import Parameter, Scale, Space, Value
@@ -204,7 +204,7 @@ class CoarseToFineSampler(_StatelessSampler):
         self._on_stage = on_stage
         self._lock = threading.Lock()
         self._points: dict[int, dict[str, float]] = {}
-        self._fits = FitCache()
+        self._cache = ScreenCache()
         self._asked: tuple[Any, ...] = ()
         self._expected: Expectation | None = None
         self._full = epochs or 1
@@ -295,7 +295,7 @@ class CoarseToFineSampler(_StatelessSampler):
 
     def _screen_of(self, history: History, stage: Stage, dimensions: Sequence[Dimension], index: int) -> Screen:
         return Screen(
-            history, stage, dimensions, self._seed, index, epochs=self._full, timed=self._timed, cache=self._fits
+            history, stage, dimensions, self._seed, index, epochs=self._full, timed=self._timed, cache=self._cache
         )
 
     def _open_stages(self, study: Study, trial: FrozenTrial) -> tuple[History, list[Dimension]]:

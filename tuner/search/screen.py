@@ -10,11 +10,11 @@ import hashlib
 import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ MOST_ROWS = MOST_READINGS + MOST_FALLEN  # that the model is given
 MOST_FITTED = 128
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
+#: Best candidates that are kept; those of other workers may come between a decision and its draw.
+MOST_KEPT = 8
 #: A reading below this share of the full length says too little about it.
 SHORTEST = 0.1
 LARGEST = 1e100  # of a value; the square of it is still a number
@@ -47,25 +49,50 @@ _FULL = (0.0, 1.0)
 _Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), as in a history
 
 
-class FitCache:
-    """Keeps the model's last hyperparameters, which are costly and stay the same until the data grew by a tenth.
+class ScreenCache:
+    """Keeps what is costly and will be asked for again.
 
-    It saves time and changes nothing: its key is everything that the fit depends on.
+    The model's last hyperparameters stay the same until the data grew by a tenth. The last best candidates are those that
+    a rule decided by, and that are drawn then. It saves time and changes nothing: the keys are everything that a result
+    depends on.
+
+    Attributes:
+        fits: how often hyperparameters were fitted.
+        searches: how often candidates were.
     """
 
     def __init__(self) -> None:
-        self.fits = 0
+        self.fits = self.searches = 0
         self._key: bytes | None = None
         self._hyper: Hyperparameters | None = None
+        self._best: dict[Hashable, Candidate] = {}
 
     def fitted(self, x: Array, y: Array, groups: tuple[int, ...]) -> Hyperparameters:
+        """Hyperparameters of the model of such data."""
         from tuner.search.model import fit  # noqa: PLC0415  the first draws need no model, nor what it imports
 
-        key = hashlib.blake2b(repr((x.shape, groups)).encode() + x.tobytes() + y.tobytes()).digest()
+        key = _digest(groups, x, y)
         if key != self._key or self._hyper is None:
             self._key, self._hyper = key, fit(x, y, groups)
             self.fits += 1
         return self._hyper
+
+    def best(self, key: Hashable, found: Callable[[], Candidate]) -> Candidate:
+        """The best candidate of a search, which `found` finds."""
+        if key not in self._best:
+            while len(self._best) >= MOST_KEPT:
+                del self._best[next(iter(self._best))]  # the oldest one
+            self._best[key] = found()
+            self.searches += 1
+        return self._best[key]
+
+
+def _digest(*parts: Any) -> bytes:
+    """Of arrays, and of whatever else says by its `repr` what it is."""
+    made = hashlib.blake2b()
+    for part in parts:
+        made.update(repr(part.shape).encode() + part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return made.digest()
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,7 @@ class Screen:
         epochs: the full length of a training.
         timed: whether the best candidate is that of the highest expected improvement per second (Snoek et al. 2012,
             arXiv:1206.2944, section 3.2), not the highest of all.
-        cache: keeps hyperparameters between draws; not needed for the result.
+        cache: keeps hyperparameters and candidates between draws; not needed for the result.
     """
 
     def __init__(
@@ -123,22 +150,30 @@ class Screen:
         *,
         epochs: int,
         timed: bool = False,
-        cache: FitCache | None = None,
+        cache: ScreenCache | None = None,
     ) -> None:
         self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
         self._encoding = Encoding(self._dimensions, epochs)
         self._avoid = _Avoided.of(history, self._encoding)
         self._learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
-        self._score = _acquisition(history, self._encoding, cache or FitCache()) if self._learns else _indifferent
+        self._cache = cache or ScreenCache()
+        self._score = _acquisition(history, self._encoding, self._cache) if self._learns else None
         self._pace = _Pace.of(history, self._encoding) if timed and self._learns else None
 
     def expected(self, points: Sequence[Mapping[str, float]]) -> Array:
         """Log of the expected improvement of points at full length, in standardised values; shape (n,)."""
-        return np.asarray(self._score(self._encoding.matrix(points))) if points else np.zeros(0)
+        if self._score is None or not points:
+            return np.zeros(len(points))
+        return np.asarray(self._score(self._encoding.matrix(points)))
 
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
-        if not self._learns:
+        known = (part and part.digest for part in (self._score, self._avoid, self._pace))
+        digest = _digest(*known, self._stage, self._seed, self._index)
+        return self._cache.best((self._dimensions, digest), self._found)
+
+    def _found(self) -> Candidate:
+        if self._score is None:
             point = zoomed(self._stage, self._seed, self._index)
             if not self._dimensions or not self._avoid.penalty(self._encoding.matrix([point])).any():
                 return Candidate(point, 0.0)
@@ -166,12 +201,8 @@ class Screen:
         return Candidate(point, float(values[best]) + math.log(pace), pace)
 
     def _worth(self, units: Array) -> Array:
-        worth = self._score(units) - self._avoid.penalty(units)
+        worth = (self._score(units) if self._score else np.zeros(len(units))) - self._avoid.penalty(units)
         return np.asarray(worth - np.log(self._pace(units)) if self._pace else worth)
-
-
-def _indifferent(units: Array) -> Array:
-    return np.zeros(len(units))
 
 
 def _moved(
@@ -198,6 +229,7 @@ class _Acquisition:
         from tuner.search.model import Posterior  # noqa: PLC0415
 
         self._encoding = encoding
+        self.digest = _digest(x, y, hyper, measured)
         self._posterior = Posterior(x, y, hyper, encoding.groups)
         whole = x[:measured].copy()
         whole[:, -1] = 1.0
@@ -236,6 +268,7 @@ class _Pace:
         self._mean, self._deviation = float(logs.mean()), float(logs.std()) or 1.0
         hyper = Hyperparameters((self.LENGTH,) * (max(encoding.groups) + 1), 1.0, self.NOISE)
         x = self._inputs(encoding.matrix([point for point, _ in known]))
+        self.digest = _digest(x, logs)
         self._posterior = Posterior(x, (logs - self._mean) / self._deviation, hyper, encoding.groups)
 
     def __call__(self, units: Array) -> Array:
@@ -247,7 +280,7 @@ class _Pace:
         return self._encoding.encoded(units, np.full(len(units), self._encoding.epochs))
 
 
-def _acquisition(history: History, encoding: Encoding, cache: FitCache) -> _Acquisition:
+def _acquisition(history: History, encoding: Encoding, cache: ScreenCache) -> _Acquisition:
     from tuner.search.model import Posterior  # noqa: PLC0415
 
     fitted_on = _measured(history, encoding.epochs, _fit_size(len(history.readings)), MOST_FITTED)
@@ -361,6 +394,10 @@ class _Avoided:
         discrete = all(dimension.cells for dimension in encoding.dimensions)
         drawn = _keys(encoding.matrix([entry.point for entry in history])) if discrete else []
         return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), frozenset(drawn))
+
+    @property
+    def digest(self) -> bytes:
+        return _digest(self.places, self.limits, sorted(self.drawn))
 
     def penalty(self, units: Array) -> Array:
         """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
