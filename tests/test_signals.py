@@ -54,11 +54,11 @@ def test_before_the_training_the_first_signal_ends_the_work_where_it_asks(waitin
         send(number)  # it is leaving already
     assert signals.count == 2
     first, second = capfd.readouterr().err.split("\n\n")
-    assert f"{number.name}: stopping" in first
-    assert f"{number.name}: killing" in second
+    assert f"{number.name}: leaving" in first
+    assert f"{number.name}: leaving" in second
 
 
-def test_while_it_trains_the_first_signal_ends_the_round_and_the_second_its_workers(waiting):
+def test_while_it_trains_the_first_signal_ends_the_round_and_the_second_its_workers(waiting, capfd):
     signals, training = Signals(), Training()
     with signals.noted(waiting):
         with signals.ending(training):
@@ -66,6 +66,9 @@ def test_while_it_trains_the_first_signal_ends_the_round_and_the_second_its_work
             assert training.asked == 1
             send()
         assert training.asked == 2
+    first, second = capfd.readouterr().err.split("\n\n")
+    assert "SIGINT: stopping" in first
+    assert "SIGINT: killing" in second
 
 
 def test_a_signal_just_before_the_training_is_not_lost(waiting):

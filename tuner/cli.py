@@ -109,16 +109,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     try:
+        code = _run(command, config_dir, overrides, interrupts=as_program and not COMMANDS[command].answers_ctrl_c)
+    except KeyboardInterrupt:
+        code = ctrl_c.INTERRUPTED
+    if as_program:
+        ctrl_c.leaves()  # there is nothing left to put away
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    return code
+
+
+def _run(command: str, config_dir: str | None, overrides: Sequence[str], *, interrupts: bool) -> int:
+    """The exit code of a command; with `interrupts`, Ctrl-C raises once the configuration is known to be good."""
+    try:
         from tuner.config import load  # noqa: PLC0415 - after --help and --version, which need no Hydra
 
         chosen, name = COMMANDS[command], command.replace("-", "_")
         full = [f"{name}.{word}" if word.partition("=")[0] in chosen.keys else word for word in overrides]
         settings = load(full, config_dir=config_dir, needs_study=chosen.needs_study)
         module = importlib.import_module(f"tuner.commands.{name}")
-        if as_program and not chosen.answers_ctrl_c:
+        if interrupts:
             ctrl_c.interrupts()
-        code = int(getattr(module, name)(settings))
-        sys.stdout.flush()
+        return int(getattr(module, name)(settings))
     except BrokenPipeError:
         _drop_output()
         return 0
@@ -130,14 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TunerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_output()
-        return ctrl_c.INTERRUPTED
-    else:
-        return code
 
 
 def _drop_output() -> None:

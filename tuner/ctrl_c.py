@@ -48,9 +48,8 @@ def _answer(answer: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    with contextlib.suppress(
-        Exception
-    ):  # the signal may have come in the middle of a write, which is not entered twice
+    # The signal may have come in the middle of a write, which cannot be entered twice.
+    with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(INTERRUPTED)
 

@@ -23,6 +23,13 @@ from tuner.search.stages import Stage
 REFRESH_PER_S = 4
 
 
+class _Console(Console):
+    """Falls silent when nobody reads it any more, as after Ctrl-C in `tuner 2>&1 | tee log`: the round goes on or ends in order."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Progress(Watcher):
     """Shows a round on standard error; a context manager, so that a terminal is left in order."""
 
@@ -32,7 +39,7 @@ class Progress(Watcher):
         self._space = settings.study.space
         self._objective, self._name, self._plan, self._stage_of = settings.study.objective, name, plan, stage_of
         self._timeout_s = settings.search.timeout_s
-        self._console = Console(file=sys.stderr, stderr=True)
+        self._console = _Console(file=sys.stderr, stderr=True)
         self._live = (
             Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
             if self._console.is_terminal

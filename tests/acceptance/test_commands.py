@@ -150,12 +150,30 @@ def test_ctrl_c_leaves_in_order_whenever_it_comes(tmp_path, after_s):
     assert process.returncode == 130
 
 
+def test_ctrl_c_that_ends_the_reader_of_the_messages_too_saves_what_trains(tmp_path):
+    """As in `tuner … 2>&1 | tee log`."""
+    words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
+    process = start(*words, folder=tmp_path)
+    wait_for_epochs(tmp_path, 3)
+    time.sleep(0.1)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    left = [trial.user_attrs for trial in trials(tmp_path) if trial.state.name == "RUNNING"]
+    assert left
+    assert all(one.get("outcome") == "interrupted" or one["paused_at"] for one in left)
+
+
 def test_ctrl_c_during_the_range_test_before_a_search_leaves_a_round_that_goes_on(tmp_path):
     conf = str(write_study(tmp_path))
     words = ["study=line", "search.lr_range=true", "search.trials=2", "module.pause_s=0.05", "--config-dir", conf]
     process = start(*words, folder=tmp_path)
     log = tmp_path / "runs/line-1/lr-range/worker-0.log"
     while not log.is_file():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ NEAR = 0.1
 
 def say(text: str) -> None:
     """One line for people, on standard error."""
-    sys.stderr.write(f"{text}\n")
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it, which is no reason to stop
+        sys.stderr.write(f"{text}\n")
 
 
 def put(text: str) -> None:

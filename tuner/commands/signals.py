@@ -18,6 +18,7 @@ from tuner.round import Round
 from tuner.store.waiting import Waiting
 
 FIRST = "{name}: stopping what runs; the same command goes on from here. Once more kills it."
+LEAVING = "{name}: leaving; the same command goes on from here."
 WAITING = "The database is being waited for; once more ends that."
 SECOND = "{name}: killing what runs. Once more leaves everything as it is."
 
@@ -25,11 +26,11 @@ SECOND = "{name}: killing what runs. Once more leaves everything as it is."
 class Signals:
     """Signals SIGINT and SIGTERM of one call.
 
-    | signal | before and after the round's training     | while it trains               |
-    | ------ | ----------------------------------------- | ----------------------------- |
-    | first  | `check` raises; no waiting for a database | trainings are saved and stop  |
-    | second | no change: it is leaving                  | workers are killed; no waiting |
-    | third  | the process ends as if it were killed     | likewise                      |
+    | signal | before the training                       | while it trains                | after it                     |
+    | ------ | ----------------------------------------- | ------------------------------ | ---------------------------- |
+    | first  | `check` raises; no waiting for a database | trainings are saved and stop   | no waiting; all is written   |
+    | second | no change: it is leaving                  | workers are killed; no waiting | no change                    |
+    | third  | the process ends as if it were killed     | likewise                       | likewise                     |
 
     Attributes:
         count: signals that have come.
@@ -88,10 +89,14 @@ class Signals:
         if self._waiting is not None and (self.count > 1 or self._round is None):
             self._waiting.give_up()
         if self._round is not None:
-            self._round.interrupt()
+            with contextlib.suppress(
+                Exception
+            ):  # its workers may be on their way out; what it raised would come from anywhere
+                self._round.interrupt()
         # Not sys.stderr: the signal may have come in the middle of a write to it.
-        text = (FIRST if self.count == 1 else SECOND).format(name=signal.Signals(number).name)
-        if waits and self.count == 1 and self._round is not None:
+        said = LEAVING if self._round is None else FIRST if self.count == 1 else SECOND
+        text = said.format(name=signal.Signals(number).name)
+        if waits and said is FIRST:
             text += f"\n{WAITING}"
         with contextlib.suppress(OSError):  # who read it may have ended by the same signal
             os.write(2, f"\n{text}\n".encode())

@@ -137,7 +137,7 @@ class _Session:
         Raises:
             RoundBusy: another controller has taken it over; nothing more is written.
             TunerError: as `Round.run`.
-            KeyboardInterrupt: a signal came before a trial was begun.
+            KeyboardInterrupt: a signal came before the training.
         """
         try:
             ending = self._run()

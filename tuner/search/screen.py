@@ -39,7 +39,7 @@ MOST_ROWS = MOST_READINGS + MOST_FALLEN  # that the model is given
 MOST_FITTED = 128
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
-#: Best candidates that are kept; those of other workers may come between a decision and its draw.
+#: Best candidates that are kept; events of other workers may come between two decisions about the same trials.
 MOST_KEPT = 8
 #: A reading below this share of the full length says too little about it.
 SHORTEST = 0.1
@@ -79,12 +79,13 @@ class ScreenCache:
 
     def best(self, key: Hashable, found: Callable[[], Candidate]) -> Candidate:
         """The best candidate of a search, which `found` finds."""
-        if key not in self._best:
-            while len(self._best) >= MOST_KEPT:
-                del self._best[next(iter(self._best))]  # the oldest one
-            self._best[key] = found()
+        best = self._best.get(key)
+        if best is None:
+            best = self._best[key] = found()
             self.searches += 1
-        return self._best[key]
+            while len(self._best) > MOST_KEPT:
+                self._best.pop(next(iter(self._best)), None)  # the oldest one
+        return best
 
 
 def _digest(*parts: Any) -> bytes:
@@ -169,7 +170,7 @@ class Screen:
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
         known = (part and part.digest for part in (self._score, self._avoid, self._pace))
-        digest = _digest(*known, self._stage, self._seed, self._index)
+        digest = _digest(*known, self._encoding.epochs, self._stage, self._seed, self._index)
         return self._cache.best((self._dimensions, digest), self._found)
 
     def _found(self) -> Candidate:

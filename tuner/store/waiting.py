@@ -7,6 +7,7 @@ its owner says what to do instead of repeating it (`Waiting.again`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -194,4 +195,5 @@ class _Failed:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"{text}\n")
