@@ -3,6 +3,8 @@
 import datetime as dt
 import multiprocessing as mp
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -13,9 +15,10 @@ from alembic.script import ScriptDirectory
 
 from tuner.errors import StoreError
 from tuner.store import database as database_module
-from tuner.store.database import MIGRATIONS, SCHEMA, VERSION_TABLE, Database, metadata
+from tuner.store.database import MIGRATIONS, SCHEMA, VERSION_TABLE, Database, _engine_options, metadata
 from tuner.store.rounds import Rounds
 from tuner.store.tables import DataVersionRow
+from tuner.store.waiting import Waiting
 
 FIRST = "0001"
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -181,3 +184,23 @@ def test_processes_that_open_an_empty_database_at_once_all_get_the_same_one(stor
     assert {VERSION_TABLE, "alembic_version", "trials", DataVersionRow.__tablename__} <= set(tables)
     with Database(store_url) as database, database.engine.connect() as connection:
         assert connection.execute(sa.text("SELECT COUNT(*) FROM version_info")).scalar() == 1
+
+
+def test_connections_that_are_the_first_of_a_file_at_once_wait_for_each_other(tmp_path):
+    """SQLite's own waiting is not for the switch to its write-ahead log."""
+    count = 6
+    barrier = threading.Barrier(count)
+
+    def connected(path):
+        engine = sa.create_engine(
+            f"sqlite:///{path}", **_engine_options(sa.make_url(f"sqlite:///{path}"), Waiting("it"))
+        )
+        barrier.wait()
+        with engine.connect() as connection:
+            mode = connection.execute(sa.text("PRAGMA journal_mode")).scalar()
+        engine.dispose()
+        return mode
+
+    with ThreadPoolExecutor(count) as pool:
+        for turn in range(30):
+            assert list(pool.map(connected, [tmp_path / f"{turn}.db"] * count)) == ["wal"] * count

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -227,10 +229,24 @@ def _closed_on_failure(engine: Engine) -> Iterator[None]:
 def _set_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     # Readers (the dashboard) never block the writer; a power cut may lose the last commits, never the file.
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _turn_on_wal(cursor)
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _turn_on_wal(cursor: Any) -> None:
+    # Where several processes do so at once, SQLite has some of them fail without waiting, as it does for its other locks.
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _is_current(engine: Engine) -> bool:
