@@ -1,6 +1,7 @@
 """Whole rounds in real worker processes: what becomes of each outcome, and what a second call does."""
 
 import itertools
+import math
 import re
 import sqlite3
 from collections import Counter
@@ -18,6 +19,7 @@ from tuner.cli import main
 from tuner.progress import Progress
 from tuner.round import Round
 from tuner.search.history import State
+from tuner.search.sampler import CoarseToFineSampler
 from tuner.store.database import Database
 from tuner.store.overview import overview
 from tuner.store.rounds import Rounds
@@ -404,3 +406,26 @@ def test_the_folder_of_another_databases_round_is_refused(workdir, capsys):
     assert "store.folder" in capsys.readouterr().err
     assert tune(workdir, "store.url=sqlite:///two.db", "search.trials=2", "seed=1", "store.folder=other") == 0
     assert tune(workdir, "store.url=sqlite:///one.db", "search.trials=3") == 0, "its own round goes on there"
+
+
+def test_what_a_round_has_decided_to_draw_is_not_searched_for_again(workdir, monkeypatch):
+    """The rule reads the round's history, the draw what Optuna has of it: the same to the last digit, or nothing is saved."""
+    decided_by, searches = [None], []
+
+    class Watched(CoarseToFineSampler):
+        def judge(self, history, waiting):
+            expected = super().judge(history, waiting)
+            decided_by.append(len(history) if math.isfinite(expected.new) else None)
+            return expected
+
+        def _drawn(self, study, trial):
+            before = self._cache.searches
+            point = super()._drawn(study, trial)
+            if decided_by[-1] == trial.number:
+                searches.append(self._cache.searches - before)
+            return point
+
+    monkeypatch.setattr("tuner.chosen.CoarseToFineSampler", Watched)
+    assert tune(workdir, "search.coarse=2", "search.trials=24", "search.budget=null") == 0
+    assert len(searches) >= 3, "without a paused trial to compare with, nothing is searched for before the draw"
+    assert not any(searches)

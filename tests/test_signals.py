@@ -71,6 +71,19 @@ def test_while_it_trains_the_first_signal_ends_the_round_and_the_second_its_work
     assert "SIGINT: killing" in second
 
 
+def test_a_round_that_cannot_be_asked_any_more_raises_nothing_from_wherever_the_signal_came(waiting):
+    """Its workers are gone while it is closing; the error would come out of a transaction, or of anything."""
+    signals = Signals()
+
+    class Closing:
+        def interrupt(self):
+            raise KeyError(0)
+
+    with signals.noted(waiting), signals.ending(Closing()):
+        send()
+    assert signals.count == 1
+
+
 def test_a_signal_just_before_the_training_is_not_lost(waiting):
     signals, training = Signals(), Training()
     with signals.noted(waiting):

@@ -24,7 +24,7 @@ REFRESH_PER_S = 4
 
 
 class _Console(Console):
-    """Falls silent when nobody reads it any more, as after Ctrl-C in `tuner 2>&1 | tee log`: the round goes on or ends in order."""
+    """Falls silent when nobody reads it any more, which is no reason to end: after Ctrl-C in `tuner 2>&1 | tee log` say."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

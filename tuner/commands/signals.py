@@ -89,9 +89,8 @@ class Signals:
         if self._waiting is not None and (self.count > 1 or self._round is None):
             self._waiting.give_up()
         if self._round is not None:
-            with contextlib.suppress(
-                Exception
-            ):  # its workers may be on their way out; what it raised would come from anywhere
+            # Its workers may be on their way out, and what it raised would come out of whatever runs now.
+            with contextlib.suppress(Exception):
                 self._round.interrupt()
         # Not sys.stderr: the signal may have come in the middle of a write to it.
         said = LEAVING if self._round is None else FIRST if self.count == 1 else SECOND

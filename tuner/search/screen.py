@@ -156,10 +156,10 @@ class Screen:
         self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
         self._encoding = Encoding(self._dimensions, epochs)
         self._avoid = _Avoided.of(history, self._encoding)
-        self._learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
         self._cache = cache or ScreenCache()
-        self._score = _acquisition(history, self._encoding, self._cache) if self._learns else None
-        self._pace = _Pace.of(history, self._encoding) if timed and self._learns else None
+        learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
+        self._score = _acquisition(history, self._encoding, self._cache) if learns else None
+        self._pace = _Pace.of(history, self._encoding) if timed and learns else None
 
     def expected(self, points: Sequence[Mapping[str, float]]) -> Array:
         """Log of the expected improvement of points at full length, in standardised values; shape (n,)."""
@@ -169,8 +169,8 @@ class Screen:
 
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
-        known = (part and part.digest for part in (self._score, self._avoid, self._pace))
-        digest = _digest(*known, self._encoding.epochs, self._stage, self._seed, self._index)
+        learnt = (part and part.digest for part in (self._score, self._avoid, self._pace))
+        digest = _digest(*learnt, self._encoding.epochs, self._stage, self._seed, self._index)
         return self._cache.best((self._dimensions, digest), self._found)
 
     def _found(self) -> Candidate:
