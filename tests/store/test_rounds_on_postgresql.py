@@ -1,5 +1,6 @@
 """Whole rounds on a real PostgreSQL server that restarts, and the password that is in no output, file or table."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,33 @@ def test_a_round_in_real_processes_outlives_its_server_and_no_output_has_the_pas
     for file in (file for file in workdir.rglob("*") if file.is_file()):
         assert_no_secret(file.read_bytes().decode(errors="replace"))
     assert_no_secret(everything(postgres_url))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_gives_up_a_server_that_does_not_answer_and_the_round_goes_on_later(
+    workdir, postgres, postgres_url, monkeypatch
+):
+    monkeypatch.setenv(VARIABLE, postgres_url)
+    words = ["study=line", "store=postgresql", "search.trials=6", "module.pause_s=0.05", "launcher.workers=2"]
+    words += ["--config-dir", str(write_study(workdir))]
+    process = start(workdir, *words)
+    epochs(workdir, 3)
+    postgres.stop("fast")
+    try:
+        while "does not answer" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        while "SIGINT" not in process.stderr.readline():
+            assert process.poll() is None, "it waits for the server, or what the workers save is not recorded"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        postgres.start()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    out, err = start(workdir, *words, "launcher.takeover=true").communicate(timeout=300)
+    assert "champion of line-1" in out, err
+    assert {row[1] for row in facts(postgres_url)} <= {"COMPLETE", "PRUNED"}
 
 
 # -- what the command line says ---------------------------------------------------------------------------------------
