@@ -10,30 +10,27 @@ kept in a file, so that a broken-off benchmark goes on.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
+import math
 import os
 import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-from figures import digest_of, heading, note, parser, short, table, verdict
-from numpy.typing import NDArray
+from figures import heading, note, parser, short, table, verdict
 from searches import baselines, rounds
+from searches.rows import OURS, THEIRS, Kept, Row, code_of
+from searches.scores import Against, Place, Scores
 from searches.tables import Curves, load
 
 MAIN = "coarse_to_fine"
 BUDGETS, QUICK_BUDGETS = (8.0, 16.0, 32.0, 64.0), (4.0, 8.0)
 EARLY, EARLY_SHARE = (8.0, 16.0), 0.6
 EXAMPLE = Path(__file__).parent / "searches" / "example"
-OURS, THEIRS = "tuner", "Optuna"
 
 
 @dataclass(frozen=True)
@@ -48,41 +45,9 @@ class Job:
     budgets: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was recommended after one budget.
-
-    `code` says with which program and table; rows of another one are not taken from a file.
-    """
-
-    whose: str
-    system: str
-    task: str
-    seed: int
-    workers: int
-    budget: float
-    regret: float
-    drawn: float
-    clock: float
-    proposal_ms: float
-    code: str = ""
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        return self.code, self.whose, self.system, self.task, self.seed, self.workers, self.budget
-
-
 @lru_cache(maxsize=1)
 def _curves(folder: str) -> Curves:
     return load(Path(folder))
-
-
-@cache
-def code_of(whose: str, data: Path) -> str:
-    """What the rows of this project's systems, or of Optuna's, depend on besides their settings."""
-    root, optuna = Path(__file__).parents[1], importlib.metadata.version("optuna")
-    ours = [root / "tuner" / "search", root / "tuner" / "chosen.py", root / "conf" / "search", root / "conf" / "pruner"]
-    return f"optuna {optuna}, {digest_of(data, *(ours if whose == OURS else []))}"
 
 
 def run(folder: str, job: Job) -> list[Row]:
@@ -124,169 +89,107 @@ def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
 
 
 def measure(options: argparse.Namespace, tasks: Sequence[str]) -> list[Row]:
-    """Rows of all jobs, those from the file that are there."""
-    rows = {row.place: row for row in _kept(options.keep)}
-    others = sum(row.code != code_of(row.whose, options.data) for row in rows.values())
-    if others:
-        note(f"{others} rows of {options.keep} are of another version of the searches or of the table: left aside")
-    if options.table_only:
-        return [row for row in rows.values() if row.code == code_of(row.whose, options.data)]
+    """Rows of all jobs, those from the file that are there; with `--table-only` no others."""
+    kept = Kept(options.keep)
+    kept.leave_aside(options.data)
 
     def places_of(job: Job) -> list[tuple[object, ...]]:
         code = code_of(job.whose, options.data)
         return [(code, job.whose, job.system, job.task, job.seed, job.workers, budget) for budget in job.budgets]
 
     wanted = list(jobs(options, tasks))
-    places = {place for job in wanted for place in places_of(job)}
-    missing = [job for job in wanted if any(place not in rows for place in places_of(job))]
-    with ProcessPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(run, str(options.data), job) for job in missing]
-        for count, done in enumerate(as_completed(running), 1):
-            for row in done.result():
-                rows[row.place] = row
-                _keep(options.keep, row)
-            if count % 100 == 0 or count == len(missing):
-                note(f"{count} of {len(missing)} runs")
-    return [row for place, row in rows.items() if place in places]
+    missing = [job for job in wanted if any(place not in kept for place in places_of(job))]
+    if not options.table_only:
+        with ProcessPoolExecutor(options.jobs) as pool:
+            running = [pool.submit(run, str(options.data), job) for job in missing]
+            for count, done in enumerate(as_completed(running), 1):
+                for row in done.result():
+                    kept.add(row)
+                if count % 100 == 0 or count == len(missing):
+                    note(f"{count} of {len(missing)} runs")
+    return [kept[place] for job in wanted for place in places_of(job) if place in kept]
 
 
-def _kept(file: Path | None) -> Iterator[Row]:
-    if file is not None and file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            yield Row(**json.loads(line))
-
-
-def _keep(file: Path | None, row: Row) -> None:
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(f"{json.dumps(asdict(row))}\n")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Regrets of one system minus those of another, in percent.
-
-    Attributes:
-        values: of shape (tasks, seeds).
-    """
-
-    values: NDArray[np.float64]
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    @property
-    def won(self) -> float:
-        """Share of the tasks on which the one is better in the mean over seeds."""
-        return float((self.values.mean(axis=1) < 0).mean())
-
-    @property
-    def seeds(self) -> int:
-        return len(self.values.T)
-
-    def interval(self, draws: int = 2000) -> tuple[float, float]:
-        """95 % of a bootstrap over tasks and over seeds, which all tasks share, as their noise and first draws."""
-        generator = np.random.default_rng(0)
-        means = []
-        for _ in range(draws):
-            tasks, seeds = (generator.integers(count, size=count) for count in self.values.shape)
-            means.append(self.values[np.ix_(tasks, seeds)].mean())
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
-
-
-class Scores:
-    """Mean regret in percent by system, workers and budget; differences are paired by task and seed."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._by: dict[tuple[str, int, float], dict[tuple[str, int], Row]] = defaultdict(dict)
-        self.whose: dict[str, str] = {}
-        self._costs: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            self._by[row.system, row.workers, row.budget][row.task, row.seed] = row
-            self.whose[row.system] = row.whose
-            self._costs[row.system].append(row.proposal_ms)
-
-    def mean(self, system: str, workers: int, budget: float) -> float:
-        """Over the seeds of each task, then over tasks."""
-        by_task = defaultdict[str, list[float]](list)
-        for (task, _), row in self._by[system, workers, budget].items():
-            by_task[task].append(100 * row.regret)
-        return statistics.fmean(statistics.fmean(values) for values in by_task.values())
-
-    def clock(self, system: str, workers: int, budget: float) -> float:
-        return statistics.fmean(row.clock for row in self._by[system, workers, budget].values())
-
-    def cost_ms(self, system: str) -> float:
-        return statistics.median(self._costs[system])
-
-    def seeds(self, system: str) -> int:
-        return len({seed for (name, _, _), of in self._by.items() if name == system for _, seed in of})
-
-    def difference(self, one: str, other: str, workers: int, budget: float) -> Difference:
-        """How `one` compares with `other` on what both were run on."""
-        mine, its = self._by[one, workers, budget], self._by[other, workers, budget]
-        both = mine.keys() & its.keys()
-        tasks, seeds = sorted({task for task, _ in both}), sorted({seed for _, seed in both})
-        whole = [seed for seed in seeds if all((task, seed) in both for task in tasks)]
-        if not whole:
-            raise ValueError(f"{one} and {other} have no seed in common on all tasks")
-        return Difference(
-            100 * np.array([[mine[task, s].regret - its[task, s].regret for s in whole] for task in tasks])
-        )
-
-    def best_of(self, whose: str, workers: int, budget: float) -> str | None:
-        """The system of the lowest mean."""
-        those = [name for name, owner in self.whose.items() if owner == whose and self._by[name, workers, budget]]
-        return min(those, key=lambda name: self.mean(name, workers, budget), default=None)
-
-
-def report(scores: Scores, options: argparse.Namespace) -> Iterator[str]:
-    """Tables and verdicts."""
-    yield heading(markdown=options.markdown)
-    places = list(product(options.workers, options.budgets))
-    header = [
-        "regret, %",
-        *(f"{budget:g}{f', {workers} workers' if workers > 1 else ''}" for workers, budget in places),
-    ]
+def report(scores: Scores, *, markdown: bool, judged: bool) -> Iterator[str]:
+    """Tables, and verdicts where the table of curves is one to judge by."""
+    yield heading(markdown=markdown)
+    header = ["regret, %", *map(_short, scores.places), "proposal, ms", "seeds"]
     rows = []
-    for system in options.systems:
-        cells = [f"{scores.mean(system, *place):.1f}" for place in places]
-        rows.append(
-            [f"{scores.whose[system]}: {system}", *cells, short(scores.cost_ms(system)), str(scores.seeds(system))]
-        )
-    yield table([*header, "proposal, ms", "seeds"], rows, markdown=options.markdown)
-    if MAIN not in options.systems or all(owner == OURS for owner in scores.whose.values()):
+    for system, seeds in scores.seeds.items():
+        cells = [_with_error(*scores.mean(system, place)) for place in scores.places]
+        rows.append([_name(scores, system), *cells, short(scores.cost_ms(system)), str(len(seeds))])
+    yield table(header, rows, markdown=markdown)
+    if MAIN not in scores.seeds:
         return
+    others = [system for system in scores.seeds if system != MAIN and scores.common_seeds(MAIN, system)]
+    if others:
+        rows = [
+            [_name(scores, system), *(_range(scores.difference(system, MAIN, place)) for place in scores.places)]
+            for system in others
+        ]
+        yield table([f"minus {MAIN} (95 %)", *map(_short, scores.places)], rows, markdown=markdown)
+    # One with fewer seeds has its own line above; here all are compared on the same ones.
+    theirs = [
+        system for system in others if scores.whose[system] == THEIRS and scores.seeds[system] == scores.seeds[MAIN]
+    ]
+    if theirs:
+        yield from _against(scores, theirs, markdown=markdown, judged=judged)
+
+
+def _against(scores: Scores, theirs: Sequence[str], *, markdown: bool, judged: bool) -> Iterator[str]:
     rows, verdicts = [], []
-    for workers, budget in places:
-        best = scores.best_of(THEIRS, workers, budget)
-        if best is None:
-            continue
-        mine, its = scores.mean(MAIN, workers, budget), scores.mean(best, workers, budget)
-        found = scores.difference(MAIN, best, workers, budget)
-        low, high = found.interval()
-        clocks = [f"{scores.clock(name, workers, budget):.1f}" for name in (MAIN, best)]
-        what = f"{budget:g} full trainings, {workers} {'worker' if workers == 1 else 'workers'}"
-        difference = f"{found.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-        rows.append([what, best, difference, f"{found.won:.0%}", " / ".join(clocks), str(found.seeds)])
-        share = EARLY_SHARE if budget in EARLY else 1.0
-        limit = share * its if its > 0 else its
-        verdicts.append(
-            verdict(f"{what}: {mine:.1f} %, {best} {its:.1f} %", f"{limit:.1f} % at most", met=mine <= limit)
+    for place in scores.places:
+        found, timed = (scores.against(MAIN, theirs, place, same_time=one) for one in (False, True))
+        rows.append(
+            [
+                str(place),
+                found.best,
+                _range(found.difference),
+                "" if found.share is None else _range(found.share, digits=2, signed=False),
+                f"{found.won:.0%}",
+                f"{scores.clock(MAIN, place):.1f} / {scores.clock(found.best, place):.1f}",
+                _range(timed.difference),
+                str(found.seeds),
+            ]
         )
+        verdicts.append(_verdict(place, found))
     header = [
         f"{MAIN} against",
         "best of Optuna",
-        "difference (95 % over tasks and seeds)",
+        "difference (95 %)",
+        "share of its regret",
         "tasks won",
         "time / its",
+        "difference after the same time",
         "seeds",
     ]
-    yield table(header, rows, markdown=options.markdown)
-    yield "\n".join(verdicts)
+    yield table(header, rows, markdown=markdown)
+    if judged:
+        yield "\n".join(verdicts)
+
+
+def _verdict(place: Place, found: Against) -> str:
+    wanted = EARLY_SHARE if place.budget in EARLY and found.its > 0 else 1.0
+    limit = wanted * found.its
+    fact = f"{place}: {found.mine:.1f} %, {found.best} {found.its:.1f} %"
+    return verdict(fact, f"{limit:.1f} % at most", met=found.mine <= limit)
+
+
+def _name(scores: Scores, system: str) -> str:
+    return f"{scores.whose[system]}: {system}"
+
+
+def _short(place: Place) -> str:
+    return f"{place.budget:g}{f', {place.workers} workers' if place.workers > 1 else ''}"
+
+
+def _with_error(mean: float, error: float) -> str:
+    return f"{mean:.1f}" if math.isnan(error) else f"{mean:.1f} ± {error:.1f}"
+
+
+def _range(values: tuple[float, float, float], *, digits: int = 1, signed: bool = True) -> str:
+    value, low, high = (f"{one:{'+' if signed else ''}.{digits}f}" for one in values)
+    return f"{value} ({low} to {high})"
 
 
 def plot(scores: Scores, options: argparse.Namespace) -> None:
@@ -296,8 +199,8 @@ def plot(scores: Scores, options: argparse.Namespace) -> None:
     figure = Figure(figsize=(4.8 * len(options.workers), 3.6), layout="constrained")
     axes = figure.subplots(1, len(options.workers), sharey=True, squeeze=False)[0]
     for axis, workers in zip(axes, options.workers, strict=True):
-        for system in options.systems:
-            values = [scores.mean(system, workers, budget) for budget in options.budgets]
+        for system in scores.seeds:
+            values = [scores.mean(system, Place(workers, budget))[0] for budget in options.budgets]
             style = {"linewidth": 2.5} if system == MAIN else {"linewidth": 1.0, "alpha": 0.8}
             dashes = "-" if scores.whose[system] == OURS else "--"
             axis.plot(options.budgets, values, dashes, marker=".", label=f"{scores.whose[system]}: {system}", **style)
@@ -321,7 +224,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--tasks", type=int, help="the first so many of the table")
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     made.add_argument("--keep", type=Path, help="file of the runs that are done, to go on from")
-    made.add_argument("--table-only", action="store_true", help="run nothing: the table of all that --keep has")
+    made.add_argument("--table-only", action="store_true", help="run nothing: the table of what --keep has of them")
     made.add_argument("--plot", type=Path, help="file of the picture")
     options = made.parse_args()
     if options.quick:
@@ -332,9 +235,13 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     options = _options()
     tasks = _curves(str(options.data)).tasks[: options.tasks]
-    scores = Scores(measure(options, tasks))
-    options.systems = [name for name in options.systems if name in scores.whose]
-    print("\n\n".join(report(scores, options)))
+    places = [Place(workers, budget) for workers, budget in product(options.workers, options.budgets)]
+    scores = Scores(measure(options, tasks), options.systems, places, tasks)
+    if missing := [system for system in options.systems if system not in scores.seeds]:
+        note(f"no seed with all tasks and budgets: {', '.join(missing)}")
+    if not scores.seeds:
+        return 1
+    print("\n\n".join(report(scores, markdown=options.markdown, judged=options.data.resolve() != EXAMPLE)))
     if options.plot:
         plot(scores, options)
     return 0

@@ -67,7 +67,11 @@ def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, bu
     stops = PRUNERS[pruner](curves.epochs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(direction="maximize", sampler=SAMPLERS[sampler](seed), pruner=stops)
+        # Named, because HyperbandPruner draws a trial's bracket by the name.
+        name = f"{task}-{seed}"
+        study = optuna.create_study(
+            study_name=name, direction="maximize", sampler=SAMPLERS[sampler](seed), pruner=stops
+        )
     return _Simulation(curves, study, task, seed, prunes=stops is not None).run(workers, budgets)
 
 

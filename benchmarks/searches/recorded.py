@@ -2,8 +2,8 @@
 
 A folder holds one file (`.jsonl`) for each task, all of one space. Between the configurations curves are interpolated by
 extremely randomised trees (Geurts et al. 2006, doi:10.1007/s10994-006-6226-1), which make no assumption that a search could
-share; noise is the difference between two trainings of one configuration, whole, because the epochs of a training are
-lucky together.
+share; noise is the difference between two trainings of one configuration about as good, whole, because the epochs of a
+training are lucky together. Bad configurations are noisier than good ones by far.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from tuner.space import Space
 
 Array = NDArray[np.float64]
 TREES, FOLDS = 100, 10
+#: Pairs of trainings, those nearest in what they reach, that the noise of a curve is drawn from.
+NEAREST = 10
 #: Random configurations that tell a task's best and its median final value.
 REFERENCES = 4000
 
@@ -58,7 +60,7 @@ class Recorded:
         self.tasks: Sequence[str] = tuple(files)
         sign = 1.0 if study.objective.direction == "maximize" else -1.0
         self._trees, self._range = dict[str, ExtraTreesRegressor](), dict[str, tuple[float, float]]()
-        self._differences: list[Array] = []
+        self._pairs: list[tuple[float, Array]] = []
         anywhere = np.random.default_rng(0).random((REFERENCES, len(study.space.names)))
         references = self._features.of_units(anywhere)
         for task, lines in files.items():
@@ -66,7 +68,7 @@ class Recorded:
             trees = _trees().fit(self._features.of(configurations), curves)
             finals = trees.predict(references)[:, -1]
             self._trees[task], self._range[task] = trees, (float(finals.max()), float(np.median(finals)))
-            self._differences += _differences(lines, study.epochs, sign)
+            self._pairs += _pairs(lines, study.epochs, sign)
 
     def curve(self, task: str, params: Mapping[str, Any]) -> Array:
         """Noiseless values after epochs 1, 2, …, shape (epochs,)."""
@@ -74,9 +76,10 @@ class Recorded:
 
     def noisy(self, curve: Array, rng: np.random.Generator) -> Array:
         """What a training with that curve would show, shape (epochs,)."""
-        if not self._differences:
+        if not self._pairs:
             return curve
-        difference = self._differences[rng.integers(len(self._differences))]
+        near = sorted(self._pairs, key=lambda pair: abs(pair[0] - curve[-1]))[:NEAREST]
+        _, difference = near[rng.integers(len(near))]
         return curve + rng.choice([-1.0, 1.0]) * difference / math.sqrt(2.0)
 
     def regret(self, task: str, final: float) -> float:
@@ -125,13 +128,17 @@ def _curve(line: Mapping[str, Any], epochs: int, sign: float) -> list[float]:
     return [*values, *[math.nan] * (epochs - len(values))]
 
 
-def _differences(lines: Sequence[Mapping[str, Any]], epochs: int, sign: float) -> list[Array]:
-    """Of the trainings of one configuration; those that failed tell nothing of the noise of the others."""
+def _pairs(lines: Sequence[Mapping[str, Any]], epochs: int, sign: float) -> list[tuple[float, Array]]:
+    """Mean final value and difference of two trainings of one configuration; failed ones tell nothing of the others' noise."""
     by_number: dict[int, list[Array]] = {}
     for line in lines:
         by_number.setdefault(line["number"], []).append(np.array(_curve(line, epochs, sign)))
-    pairs = [curves[1] - curves[0] for curves in by_number.values() if len(curves) > 1]
-    return [pair for pair in pairs if np.isfinite(pair).all()]
+    pairs = [
+        (float(curves[0][-1] + curves[1][-1]) / 2, curves[1] - curves[0])
+        for curves in by_number.values()
+        if len(curves) > 1
+    ]
+    return [pair for pair in pairs if np.isfinite(pair[1]).all()]
 
 
 def _trees() -> ExtraTreesRegressor:

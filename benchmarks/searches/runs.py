@@ -13,7 +13,7 @@ class Run:
     Attributes:
         regrets: of the recommended configuration, by budget in full trainings.
         drawn: configurations drawn until then, by budget.
-        proposals: milliseconds from a free worker to each new configuration, with the decision that it is to be one.
+        proposals: milliseconds from a free worker to what it does next: a new configuration, or a paused trial that goes on.
         clock: by budget the time that the run took, in full trainings' worth of all workers.
     """
 

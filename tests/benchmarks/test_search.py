@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -51,40 +52,6 @@ def test_runs_of_both_are_tabled_and_done_once(bowl, tmp_path):
         assert row["clock"] >= (1 if row["whose"] == "tuner" else row["budget"])
 
 
-def row_of(search, whose, system, task, seed, regret):
-    return search.Row(whose, system, task, seed, 1, 8.0, regret, 8, 8.0, 1.0)
-
-
-def test_differences_are_paired_by_task_and_seed(search):
-    """Seed 2 is unlucky for both alike, and task b is better for TPE."""
-    rows = [
-        row_of(search, whose, system, task, seed, regret + (0.4 if seed == 2 else 0.0))
-        for whose, system, regrets in (("tuner", "coarse_to_fine", (0.1, 0.5)), ("Optuna", "TPE", (0.2, 0.4)))
-        for task, regret in zip(("a", "b"), regrets, strict=True)
-        for seed in range(3)
-    ]
-    rows += [row_of(search, "Optuna", "random", task, 0, 0.9) for task in ("a", "b")]
-    rows += [row_of(search, "Optuna", "TPE", "a", 3, 0.0)]
-    scores = search.Scores(rows)
-    assert scores.best_of("Optuna", 1, 8.0) == "TPE"
-    found = scores.difference("coarse_to_fine", "TPE", 1, 8.0)
-    assert found.mean == pytest.approx(0.0)
-    assert found.interval() == (pytest.approx(-10.0), pytest.approx(10.0))
-    assert (found.won, found.seeds) == (0.5, 3)
-    assert scores.seeds("random") == 1
-
-
-def test_the_interval_knows_that_all_tasks_share_a_seed(search):
-    """On each of 30 tasks seed 0 is a gain of 10 and seed 1 a loss of 10."""
-    rows = [
-        row_of(search, whose, system, f"{task}", seed, gain * seed)
-        for whose, system, gain in (("tuner", "coarse_to_fine", 0.2), ("Optuna", "TPE", 0.0))
-        for task in range(30)
-        for seed in range(2)
-    ]
-    assert search.Scores(rows).difference("coarse_to_fine", "TPE", 1, 8.0).interval() == (0.0, pytest.approx(20.0))
-
-
 def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, capsys):
     kept = tmp_path / "runs.jsonl"
     words = ["search.py", "--quick", "--data", str(bowl), "--systems", "random", "--tasks", "1", "--jobs", "1"]
@@ -92,7 +59,7 @@ def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "argv", words)
     assert search.main() == 0
     rows = [json.loads(line) for line in kept.read_text().splitlines()]
-    (bowl / "bowl.py").write_text((bowl / "bowl.py").read_text() + "\n# another table\n")
+    (bowl / "bowl.py").write_text((bowl / "bowl.py").read_text() + "\nANOTHER = True\n")
     search.code_of.cache_clear()
     capsys.readouterr()
     assert search.main() == 0
@@ -103,6 +70,62 @@ def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, 
     told = capsys.readouterr().out
     assert "Optuna: random" in told
     assert "TPE" not in told.partition("regret")[2]
+
+
+def test_a_line_that_was_cut_off_is_done_again(bowl, tmp_path, monkeypatch, search, capsys):
+    kept = tmp_path / "runs.jsonl"
+    words = ["search.py", "--quick", "--data", str(bowl), "--systems", "random", "--tasks", "1", "--jobs", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--workers", "1", "--keep", str(kept)])
+    assert search.main() == 0
+    whole = kept.read_text()
+    kept.write_text(whole[:-20])
+    assert search.main() == 0
+    assert "cut off" in capsys.readouterr().err
+    cleaned = [{**json.loads(line), "proposal_ms": 0} for line in kept.read_text().splitlines()]
+    once = [{**json.loads(line), "proposal_ms": 0} for line in whole.splitlines()]
+    assert all(row in cleaned for row in once)
+
+
+class Falling:
+    """Curves of a task on which each trial is better than the one before, and its regret says its number."""
+
+    def __init__(self, curves, epochs):
+        self.space, self.epochs, self.seen = curves.space, epochs, []
+
+    def trial(self, _task, params, _seed, number):
+        self.seen.append(params)
+        return np.full(self.epochs, float(number)), float(number)
+
+
+@pytest.mark.parametrize(
+    ("workers", "budgets", "last"),
+    [(1, [2.5, 3.0, 3.99], [1, 2, 2]), (4, [4.0, 7.9, 8.0], [3, 3, 7]), (4, [3.9], [1.0])],
+)
+def test_a_training_of_optunas_counts_if_it_ends_within_the_budget(search, bowl, workers, budgets, last):
+    """Several workers have the budget's share each; before anything ended, a configuration at random is as good."""
+    curves = Falling(search.load(bowl), epochs=5)
+    done = search.baselines.simulate(curves, "random", "easy", 0, workers, budgets)
+    assert [done.regrets[budget] for budget in budgets] == last
+
+
+def test_a_training_that_is_pruned_costs_the_epochs_that_it_had(search, bowl):
+    class Rising(Falling):
+        def trial(self, *asked):
+            shown, regret = super().trial(*asked)
+            return -shown, regret
+
+    curves = Rising(search.load(bowl), epochs=5)
+    done = search.baselines.simulate(curves, "TPE + Median", "easy", 0, 1, [5.0, 6.0, 7.0])
+    assert done.regrets[7.0] == 0, "the first is the best"
+    # Five in full, then each is worse than the median after one epoch; the one under way has been drawn.
+    assert [done.drawn[budget] for budget in (5.0, 6.0, 7.0)] == [6, 11, 16]
+
+
+@pytest.mark.parametrize("system", ["TPE + Hyperband", "random + ASHA", "TPE", "GP 5 + Median", "QMC"])
+def test_a_run_of_optunas_is_repeatable(search, bowl, system):
+    curves = search.load(bowl)
+    one, two = (search.baselines.simulate(curves, system, "hard", 3, 2, [6.0, 12.0]) for _ in range(2))
+    assert (one.regrets, one.drawn) == (two.regrets, two.drawn)
 
 
 def test_a_simulated_round_keeps_its_budget_and_is_repeatable(search, bowl):

@@ -37,7 +37,7 @@ def loss(point):
 def grown(draws: int, seed: int = 0) -> History:
     """A history of uniform draws, the best of which were trained in full; a few are running."""
     history = History()
-    stage = stages_until(0, (), history, DIMENSIONS, zoom=Zoom())[0]
+    stage = stages_until(0, (), history, DIMENSIONS, zoom=Zoom(5))[0]
     for number in range(draws):
         values = SPACE.from_unit(zoomed(stage, seed, number))
         history.drawn(number, SPACE.to_unit(values), 13)
@@ -55,7 +55,7 @@ def screened(*given, **options) -> dict[str, float]:
 
 
 def stage_for(history: History, **options) -> Stage:
-    return stages_until(len(history), (), history, DIMENSIONS, zoom=Zoom(**options))[-1]
+    return stages_until(len(history), (), history, DIMENSIONS, zoom=Zoom(5, **options))[-1]
 
 
 DRAWS = {
@@ -132,13 +132,16 @@ def test_screened_draws_go_where_it_is_good():
     assert np.mean([abs(point["lr"] - 0.7) for point in points]) < 0.2
 
 
-def test_running_trials_push_parallel_draws_apart():
-    history = grown(20)
-    first = screened(history, stage_for(history), DIMENSIONS, 0, 20, epochs=EPOCHS)
-    history.drawn(20, SPACE.to_unit(SPACE.from_unit(first)), 13)
-    cold = Encoding(DIMENSIONS, EPOCHS)
-    second = screened(history, stage_for(grown(20)), DIMENSIONS, 0, 20, epochs=EPOCHS)
-    assert np.linalg.norm(np.subtract(*cold.encoded(cold.matrix([first, second]), np.full(2, EPOCHS)))) > 0.02
+def test_a_place_where_a_trial_runs_promises_less_the_more_so_the_further_it_trains():
+    expected = []
+    for target in (None, 13, EPOCHS):
+        history = grown(20)
+        best = Screen(history, stage_for(history), DIMENSIONS, 0, 20, epochs=EPOCHS).best().point
+        if target:
+            history.drawn(20, SPACE.to_unit(SPACE.from_unit(best)), target)
+        expected.append(Screen(history, stage_for(grown(20)), DIMENSIONS, 0, 20, epochs=EPOCHS).expected([best])[0])
+    assert expected == sorted(expected, reverse=True)
+    assert expected[0] - expected[2] > 0.01
 
 
 def test_draws_keep_away_from_where_trials_diverged():
@@ -153,7 +156,7 @@ def test_draws_keep_away_from_where_trials_diverged():
             history.read(number, 13, 1.0 - unit)
             history.paused(number)
     dimensions = [Dimension("lr")]
-    stage = stages_until(24, (), history, dimensions, zoom=Zoom())[-1]
+    stage = stages_until(24, (), history, dimensions, zoom=Zoom(5))[-1]
     units = [screened(history, stage, dimensions, 0, index, epochs=EPOCHS)["lr"] for index in range(24, 34)]
     assert max(units) < 0.6
 
@@ -208,7 +211,7 @@ def test_any_values_give_a_draw(values):
         history.drawn(number, {"lr": number / 8}, 13)
         history.read(number, 13, value)
         history.paused(number)
-    stage = stages_until(8, (), history, [Dimension("lr")], zoom=Zoom())[-1]
+    stage = stages_until(8, (), history, [Dimension("lr")], zoom=Zoom(5))[-1]
     assert 0.0 <= screened(history, stage, [Dimension("lr")], 0, 8, epochs=EPOCHS)["lr"] <= 1.0
 
 

@@ -69,15 +69,15 @@ TABLE = {
     "the best is not finite": (paused(math.nan, math.inf, math.nan, math.inf), PLAN, Draw()),
     "ties go to the lower number": (paused(1, 1, 1, 1), PLAN, Resume(0, R)),
     "an interrupted trial first": (add(paused(3, 1, 2, 4), State.INTERRUPTED, None, 50), PLAN, Resume(4, 50)),
-    "closing waits": (add(paused(3, 1, 2, 4), State.RUNNING), Plan(R, (RUNG,), closing=True), Wait()),
-    "the last draw is out, something runs": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), trials=3), Wait()),
-    "the last draw is in: one at least in full": (paused(2, 1, 3), Plan(R, (RUNG,), trials=3), Resume(1, R)),
-    "at a barrier with one running": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), barrier_at=3), Wait()),
-    "at a barrier with all in": (paused(1, 2, 3), Plan(R, (RUNG,), barrier_at=3), Draw()),
-    "at a barrier with one to promote": (paused(1, 2, 3, 4), Plan(R, (RUNG,), barrier_at=4), Resume(0, R)),
+    "closing waits": (add(paused(3, 1, 2, 4), State.RUNNING), Plan(R, (RUNG,), 4, closing=True), Wait()),
+    "the last draw is out, something runs": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), 4, trials=3), Wait()),
+    "the last draw is in: one at least in full": (paused(2, 1, 3), Plan(R, (RUNG,), 4, trials=3), Resume(1, R)),
+    "at a barrier with one running": (add(paused(1, 2), State.RUNNING), Plan(R, (RUNG,), 4, barrier_at=3), Wait()),
+    "at a barrier with all in": (paused(1, 2, 3), Plan(R, (RUNG,), 4, barrier_at=3), Draw()),
+    "at a barrier with one to promote": (paused(1, 2, 3, 4), Plan(R, (RUNG,), 4, barrier_at=4), Resume(0, R)),
     "the last training is chosen when all is known": (
         add(paused(1), State.RUNNING),
-        Plan(R, (RUNG,), budget_epochs=75),
+        Plan(R, (RUNG,), 4, budget_epochs=75),
         Wait(),
     ),
     "what is left is no full training": (
@@ -85,9 +85,9 @@ TABLE = {
         Plan(R, (3, 13), budget_epochs=53 + 50 + 40),
         Wait(),
     ),
-    "one training and a draw do not both fit": (paused(1), Plan(R, (RUNG,), budget_epochs=60), Resume(0, R)),
-    "a budget below one training": (paused(1), Plan(R, (RUNG,), budget_epochs=30), Resume(0, R)),
-    "a budget of one rung": (paused(1), Plan(R, (RUNG,), budget_epochs=13), Resume(0, R)),
+    "one training and a draw do not both fit": (paused(1), Plan(R, (RUNG,), 4, budget_epochs=60), Resume(0, R)),
+    "a budget below one training": (paused(1), Plan(R, (RUNG,), 4, budget_epochs=30), Resume(0, R)),
+    "a budget of one rung": (paused(1), Plan(R, (RUNG,), 4, budget_epochs=13), Resume(0, R)),
     "two rungs: the higher one first": (
         add(paused(1, 2, 3, 4, rung=3), State.PAUSED, {3: 9.0, 13: 9.0}),
         Plan(R, (3, 13), eta=1),
@@ -333,17 +333,17 @@ FINISHED = {
         Plan(R, (3, 13), budget_epochs=53 + 40),
         "budget",
     ),
-    "closing, nothing runs": (add(paused(1), State.INTERRUPTED), Plan(R, (RUNG,), closing=True), "time"),
+    "closing, nothing runs": (add(paused(1), State.INTERRUPTED), Plan(R, (RUNG,), 4, closing=True), "time"),
     "no rungs, the budget is used up": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, budget_epochs=99), "budget"),
     "no rungs, all drawn": (add(History(), State.COMPLETE, {R: 1.0}), Plan(R, trials=1), "trials"),
     "all drawn, the best in full": (
         add(paused(2, 3, 4), State.COMPLETE, {RUNG: 1.0, R: 1.0}),
-        Plan(R, (RUNG,), trials=4),
+        Plan(R, (RUNG,), 4, trials=4),
         "trials",
     ),
     "a draw could not be trained in full": (
         add(History(), State.COMPLETE, {RUNG: 1.0, R: 1.0}),
-        Plan(R, (RUNG,), budget_epochs=99),
+        Plan(R, (RUNG,), 4, budget_epochs=99),
         "budget",
     ),
 }
@@ -384,7 +384,7 @@ def test_the_stopping_form(values, number, verdict):
 
 def _random_plan(chance: random.Random) -> Plan:
     epochs = chance.choice([1, 2, 7, 50])
-    rungs = chance.choice([(), rungs_for(epochs), rungs_for(epochs, 1 / 16)])
+    rungs = chance.choice([(), rungs_for(epochs, 1 / 4, 4), rungs_for(epochs, 1 / 16, 2)])
     budget = chance.choice([None, chance.uniform(0.2, 30) * epochs])
     trials = chance.randint(1, 40) if budget is None else chance.choice([None, chance.randint(1, 40)])
     return Plan(epochs, rungs, chance.choice([2, 3, 4]), budget, trials, barrier_at=chance.choice([None, 6]))

@@ -164,7 +164,7 @@ def test_a_range_that_moves_during_the_study_is_kept_to():
 def test_the_stages_are_told_once_and_can_be_given_back():
     told: list[Stage] = []
     study = optuna.create_study(sampler=CoarseToFineSampler(0, on_stage=told.append))
-    study.optimize(conditional, n_trials=13)
+    study.optimize(conditional, n_trials=21)
     assert [stage.name for stage in told] == ["coarse", "fine 1", "fine 2"]
     more: list[Stage] = []
     study.sampler = CoarseToFineSampler(0, stages=told, on_stage=more.append)
@@ -368,7 +368,7 @@ def test_a_round_is_told_what_the_model_expects_and_when_it_is_too_early():
     history = History()
     judge = CoarseToFineSampler(space=SPACE, epochs=8, coarse=5).judge
     for number in range(12):
-        point = zoomed(stages_until(0, (), history, dimensions_of(SPACE), zoom=Zoom())[0], 0, number)
+        point = zoomed(stages_until(0, (), history, dimensions_of(SPACE), zoom=Zoom(5))[0], 0, number)
         history.drawn(number, SPACE.to_unit(SPACE.from_unit(point)), 2)
         history.read(number, 2, abs(history[number].point["lr"] - 0.5))
         history.paused(number)

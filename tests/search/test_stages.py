@@ -28,7 +28,7 @@ def spaced(units: list[float], name: str = "lr") -> History:
 
 
 def test_borders_double():
-    stages = stages_until(100, (), History(), [LR], zoom=Zoom())
+    stages = stages_until(100, (), History(), [LR], zoom=Zoom(5))
     assert [(stage.name, stage.starts_at, stage.ends_at) for stage in stages] == [
         ("coarse", 0, 6),
         ("fine 1", 6, 12),
@@ -42,7 +42,7 @@ def test_borders_double():
 
 def test_a_box_holds_the_elites_with_its_margin():
     history = spaced([0.4, 0.5, 0.6, 0.5, 0.1, 0.9])
-    stage = stages_until(6, (), history, [LR], zoom=Zoom())[-1]
+    stage = stages_until(6, (), history, [LR], zoom=Zoom(5))[-1]
     assert stage.elites == (0, 1, 2, 3)
     assert stage.box["lr"] == pytest.approx((0.35, 0.65))
     assert stage.frame["lr"] == (0.0, 1.0)
@@ -51,9 +51,9 @@ def test_a_box_holds_the_elites_with_its_margin():
 
 def test_a_stage_made_late_is_made_from_what_came_before_it():
     history = spaced([0.4, 0.5, 0.6, 0.5, 0.1, 0.9])
-    early = stages_until(6, (), history, [LR], zoom=Zoom())
+    early = stages_until(6, (), history, [LR], zoom=Zoom(5))
     history.add(Entry(6, {"lr": 0.99}, State.PAUSED, (Reading(13, -1.0, 6),)))
-    assert stages_until(8, (), history, [LR], zoom=Zoom()) == early
+    assert stages_until(8, (), history, [LR], zoom=Zoom(5)) == early
 
 
 BOXES = {
@@ -66,13 +66,13 @@ BOXES = {
 @pytest.mark.parametrize("case", BOXES)
 def test_boxes(case):
     dimension, units, box = BOXES[case]
-    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom())[-1]
+    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom(5))[-1]
     assert stage.box["x"] == pytest.approx(box)
 
 
 def test_a_conditional_dimension_of_one_elite_stays_open():
     history = history_of(*(({"lr": 0.5} | ({"x": 0.5} if i == 0 else {}), {13: float(i)}) for i in range(6)))
-    stage = stages_until(6, (), history, [LR, Dimension("x")], zoom=Zoom())[-1]
+    stage = stages_until(6, (), history, [LR, Dimension("x")], zoom=Zoom(5))[-1]
     assert stage.box["x"] == (0.0, 1.0)
 
 
@@ -91,17 +91,17 @@ PRESSURE = {
 @pytest.mark.parametrize("case", PRESSURE)
 def test_pressure_on_edges(case):
     dimension, units, side = PRESSURE[case]
-    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom())[-1]
+    stage = stages_until(6, (), spaced(units, "x"), [dimension], zoom=Zoom(5))[-1]
     assert stage.pressed == ((Edge("x", side),) if side else ())
 
 
 def test_a_pressed_edge_expands_by_half_the_box_within_the_reach():
     history = spaced([0.95, 0.9, 0.9, 1.0])
-    wide = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom(expand=True))[-1]
+    wide = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom(5, expand=True))[-1]
     assert wide.box["lr"] == pytest.approx((0.7, 1.15))
-    near = stages_until(6, (), history, [Dimension("lr", reach=(0.0, 1.02))], zoom=Zoom(expand=True))[-1]
+    near = stages_until(6, (), history, [Dimension("lr", reach=(0.0, 1.02))], zoom=Zoom(5, expand=True))[-1]
     assert near.box["lr"][1] == pytest.approx(1.02)
-    still = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom())[-1]
+    still = stages_until(6, (), history, [Dimension("lr", reach=(-1.0, 2.0))], zoom=Zoom(5))[-1]
     assert still.box["lr"][1] == 1.0
 
 
@@ -120,7 +120,7 @@ def test_places_are_earned_at_the_rung_and_dealt_out_again_further_on():
 def test_tiers_share_the_draws_and_keep_the_winners():
     dimensions = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3), Dimension("c", tier=3)]
     defaults = {"lr": 0.5, "mom": 0.7, "wd": 0.2}
-    zoom = Zoom(tiered=True, expected_draws=36)
+    zoom = Zoom(5, tiered=True, expected_draws=36)
     stages = stages_until(0, (), History(), dimensions, zoom=zoom, defaults=defaults)
     history = History()
     for number in range(30):
@@ -146,12 +146,12 @@ def test_tiers_share_the_draws_and_keep_the_winners():
 
 def test_tiers_need_to_know_how_many_draws_there_are():
     with pytest.raises(ValueError, match="expected_draws"):
-        stages_until(0, (), History(), [LR, Dimension("x", tier=2)], zoom=Zoom(tiered=True))
+        stages_until(0, (), History(), [LR, Dimension("x", tier=2)], zoom=Zoom(5, tiered=True))
 
 
 def test_a_stage_survives_json():
     history = spaced([0.95, 0.9, 0.9, 1.0, 0.1, 0.2])
-    for stage in stages_until(20, (), history, [LR, Dimension("x")], zoom=Zoom()):
+    for stage in stages_until(20, (), history, [LR, Dimension("x")], zoom=Zoom(5)):
         assert Stage.from_dict(json.loads(json.dumps(stage.to_dict()))) == stage
 
 

@@ -97,7 +97,7 @@ class Plan:
 
     epochs: int
     rungs: tuple[int, ...] = ()
-    eta: int = 4
+    eta: int = 2
     budget_epochs: float | None = None
     trials: int | None = None
     barrier_at: int | None = None
@@ -123,7 +123,7 @@ class Plan:
         return next((later for later in self.rungs if later > rung), self.epochs)
 
 
-def rungs_for(epochs: int, first: float = 0.25, eta: int = 4) -> tuple[int, ...]:
+def rungs_for(epochs: int, first: float, eta: int) -> tuple[int, ...]:
     """Rungs at the share `first` of the full length, and from there on `eta` times as far each, below `epochs`.
 
     The earlier the first one, the more often what wins there loses late, as large learning rates do.

@@ -181,7 +181,7 @@ class CoarseToFineSampler(_StatelessSampler):
         *,
         space: Space | None = None,
         epochs: int | None = None,
-        coarse: int = 5,
+        coarse: int = 9,
         elites: int = 4,
         screen: bool = True,
         expand: bool = False,

@@ -199,7 +199,7 @@ class Zoom:
         expected_draws: draws that the tiers share equally; needed if `tiered`.
     """
 
-    coarse: int = 5
+    coarse: int
     elites: int = 4
     expand: bool = False
     tiered: bool = False
