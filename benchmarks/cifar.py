@@ -21,7 +21,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from figures import Spread, heading, note, parser, short, table, temporary_folder, timed, verdict
+from figures import Spread, filled, heading, note, parser, positive_int, short, table, temporary_folder, timed, verdict
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch.utils.data import DataLoader, Dataset
 
@@ -167,15 +167,15 @@ def accuracy(root: str, words: list[str]) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--root", default=os.environ.get("TUNER_DATA", "data"))
-    options.add_argument("--width", type=int, default=16)
-    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--width", type=positive_int, default=16)
+    options.add_argument("--batch", type=positive_int, default=128)
     options.add_argument("--limit", default="5120", help="training images; null for all")
-    options.add_argument("--epochs", type=int, default=3)
-    options.add_argument("--workers", type=int, default=2, help="of the usual way's DataLoader")
-    options.add_argument("--repeats", type=int)
+    options.add_argument("--epochs", type=positive_int, default=3)
+    options.add_argument("--workers", type=positive_int, default=2, help="of the usual way's DataLoader")
+    options.add_argument("--repeats", type=positive_int)
     options.add_argument("--compile", default="false")
     options.add_argument("--accuracy", nargs="*", metavar="OVERRIDE", help="train the study in full instead")
-    asked = options.parse_args()
+    asked = filled(options.parse_args(), usual={"repeats": 3}, quick={"repeats": 1})
     root = str(Path(asked.root).resolve())
     if asked.accuracy is not None:
         print(heading(markdown=asked.markdown))
@@ -185,7 +185,7 @@ def main() -> None:
     with temporary_folder() as folder:
         names = ("root", "width", "batch", "limit", "epochs", "workers", "compile")
         facts = {name: getattr(asked, name) for name in names} | {"root": root, "folder": str(folder)}
-        for _ in range(asked.repeats or (1 if asked.quick else 3)):
+        for _ in range(asked.repeats):
             for system in SYSTEMS:
                 words = [str(Path(__file__).resolve()), "--cell", system, json.dumps(facts)]
                 _, [printed] = timed([words], folder)

@@ -6,21 +6,23 @@ the end where trials pause, and is told. The alternative is plain Optuna's ask, 
 the same settings. Each measurement is a process of its own on a fresh copy of the same filled database, and the systems
 take turns.
 
-A proposal is the time from a free worker to its new configuration. Now and then one waits for the model to be fitted
-again, when the data has grown by a tenth; so in the first turn the default search goes on for an eighth more trials. A
-resumed round is the whole command, with real workers.
+Every time that the worker waits for the controller is counted, by what it waits for. A proposal is a new configuration:
+from the end of the trial before, the recording of it included, until the next one is given out. A paused trial that is
+taken up again counts apart, in the same way. The answer at a rung is the time from a trial's value there until it is told
+to go on or to pause. There is one worker, so none waits for another's turn. Now and then one waits for the model to be
+fitted again, when the data has grown by a tenth; so in the first turn the default search with its pruner goes on for an
+eighth more trials. A resumed round is the whole command, with real workers.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import cProfile
 import functools
 import itertools
 import json
+import math
 import os
-import pstats
-import resource
 import shutil
 import signal
 import sqlite3
@@ -28,327 +30,44 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
-from unittest import mock
+from typing import Any
 
-import optuna
-import sqlalchemy as sa
-from figures import Spread, heading, note, parser, short, table, temporary_folder, timed, verdict
-from filling import STEPS_PER_EPOCH, VALUES, fill, fill_plain, is_complete, value_of
-
-import tuner.round
-from tuner import ctrl_c
-from tuner.checkpoints import Checkpoints
-from tuner.commands import tune
-from tuner.config import Settings, load
-from tuner.config.nodes import StudyNodes
-from tuner.launch.protocol import Ended, Event, Measured
-from tuner.progress import Progress
-from tuner.search.distributions import distribution, optuna_name
-from tuner.store.database import Database
-from tuner.store.leases import Leases
-from tuner.store.ledger import Ledger
-from tuner.training.task import Answer, Measurement, Outcome, Result, Task
-
-EPOCHS = 40
-WARM_UP = 2  # trials before the first one that counts
-TARGET_MS, TARGET_GROWTH = 60.0, 2.0
-TARGET_PROPOSAL_MS, TARGET_MIB, TARGET_RESUME_S, TARGET_STATUS_S = 100.0, 500e6 / 2**20, 15.0, 3.0
-POLL_S = 0.01
-
-#: Systems by name: overrides of a tuner study, None for plain Optuna.
-SYSTEMS: dict[str, tuple[str, ...] | None] = {
-    "tuner, default search, no pruner": ("search=coarse_to_fine", "pruner=none"),
-    "tuner, default search and pruner": ("search=coarse_to_fine", "pruner=promote"),
-    "tuner, random search, no pruner": ("search=random", "pruner=none"),
-    "plain Optuna, TPESampler": None,
-}
-MAIN, PAUSING, PLAIN = (
-    "tuner, default search, no pruner",
-    "tuner, default search and pruner",
-    "plain Optuna, TPESampler",
+from figures import (
+    Spread,
+    filled,
+    heading,
+    note,
+    parser,
+    plot_file,
+    positive_int,
+    short,
+    table,
+    temporary_folder,
+    timed,
+    verdict,
 )
-DEFAULTS = (MAIN, PAUSING)  # that targets of the default search are held to
-PLAIN_STUDY = "plain"
+from filling import fill, fill_plain, is_complete
+from scale.measurement import cell
+from scale.systems import DEFAULTS, MAIN, PAUSING, PLAIN, PLAIN_STUDY, SYSTEMS, settings_of, words_of
+from scale.worker import Kind
+
+from tuner import ctrl_c
+
+TARGET_MS, TARGET_GROWTH = 60.0, 2.0
+TARGET_WAIT_MS, TARGET_MIB, TARGET_RESUME_S, TARGET_STATUS_S = 100.0, 500e6 / 2**20, 15.0, 3.0
+POLL_S = 0.01
+#: Curves of the waits in the figure, by what they show.
+WAIT_STYLES: dict[str, dict[str, Any]] = {
+    f"for {Kind.NEW}, median": {"marker": "o", "linestyle": "-"},
+    f"for {Kind.ANSWER}, median": {"marker": "s", "linestyle": "--"},
+    "for anything, worst": {"marker": "^", "linestyle": ":"},
+}
 #: Whole commands.
 RESUMED, FROM_LEASE = "a resumed round until its first new trial", "of which since the lease"
 STATUS, AGAIN = "`tuner status`", "the command of a finished round again"
-
-
-# -- one measurement, in a process of its own -----------------------------------------------------------------------
-
-
-class _Enough(Exception):
-    pass
-
-
-class InstantWorker:
-    """A launcher with one worker in this process, whose trainings take no time.
-
-    Attributes:
-        entered_at: when the round had been opened and its workers were started.
-        begins: when each newly drawn trial was given to the worker.
-        proposals: seconds that the worker was free before that.
-    """
-
-    def __init__(self, present: int, trials: int, at_warm: Callable[[], None]) -> None:
-        self._next, self._trials, self._at_warm = present, trials, at_warm
-        self._events: Iterator[Event] | None = None
-        self._answer = Answer.GO_ON
-        self._free_since = 0.0
-        self.entered_at = 0.0
-        self.begins: list[float] = []
-        self.proposals: list[float] = []
-
-    def __enter__(self) -> Self:
-        self.entered_at = time.perf_counter()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def idle(self) -> Sequence[int]:
-        self._free_since = time.perf_counter()
-        return [] if self._events else [0]
-
-    def train(self, _worker: int, task: Task) -> None:
-        if task.trial == self._next:
-            self._next += 1
-            self.begins.append(time.perf_counter())
-            self.proposals.append(self.begins[-1] - self._free_since)
-            if len(self.begins) == WARM_UP + 1:
-                self._at_warm()
-            if len(self.begins) > WARM_UP + self._trials:
-                raise _Enough
-        self._events = self._training(task)
-
-    def events(self, _timeout_s: float) -> list[tuple[int, Event]]:
-        event = next(self._events) if self._events else None
-        if isinstance(event, Ended):
-            self._events = None
-        return [(0, event)] if event else []
-
-    def _training(self, task: Task) -> Iterator[Event]:
-        """`VALUES` values on the way to each rung, and to the end."""
-        began = float(Path(task.checkpoint).read_text(encoding="utf-8")) if task.checkpoint else 0.0
-        for end in (rung for rung in (*task.rungs, EPOCHS) if rung > began):
-            for place in range(1, VALUES + 1):
-                epoch = began + (end - began) * place / VALUES
-                rung = place == VALUES and end in task.rungs
-                step, value = round(STEPS_PER_EPOCH * epoch), value_of(task.trial, epoch)
-                yield Measured(task.trial, Measurement(step, epoch, value, rung), waits=rung)
-                if rung and self._answer is Answer.PAUSE:
-                    file = Path(task.folder) / "paused.ckpt"
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(str(epoch), encoding="utf-8")
-                    yield Ended(task.trial, Result(Outcome.PAUSED, value, epoch, step, checkpoint=str(file)))
-                    return
-            began = end
-        yield Ended(
-            task.trial, Result(Outcome.COMPLETE, value_of(task.trial, EPOCHS), EPOCHS, STEPS_PER_EPOCH * EPOCHS)
-        )
-
-    def reply(self, _worker: int, answer: Answer) -> None:
-        self._answer = answer
-
-    def halt(self, _worker: int) -> None:
-        pass
-
-    kill = halt
-
-    def describe(self, worker: int) -> str:
-        return f"localhost:{worker}"
-
-
-class Phases:
-    """Where the time goes: each moment belongs to the innermost phase that runs."""
-
-    def __init__(self) -> None:
-        self.seconds = defaultdict[str, float](float)
-        self._running: list[str] = []
-        self._since = 0.0
-
-    def reset(self) -> None:
-        self.seconds.clear()
-
-    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            self._switch()
-            self._running.append(phase)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._switch()
-                self._running.pop()
-
-        return wrapper
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._running:
-            self.seconds[self._running[-1]] += now - self._since
-        self._since = now
-
-    @contextlib.contextmanager
-    def in_tuner(self) -> Iterator[None]:
-        places = [
-            ("draw", Ledger, "draw"),
-            ("record", Ledger, "record"),
-            ("measure", Ledger, "measure"),
-            ("note", Ledger, "note"),
-            ("flush", Ledger, "flush"),
-            ("tell", Ledger, "tell"),
-            ("decide", tuner.round, "next_action"),
-            ("task", StudyNodes, "plain"),
-            ("files", Checkpoints, "drop"),
-            ("lease", Leases, "renew"),
-            ("show", Progress, "trial_left"),
-            ("show", Progress, "tick"),
-        ]
-        with contextlib.ExitStack() as stack:
-            for phase, place, name in places:
-                stack.enter_context(mock.patch.object(place, name, self.timed(phase, getattr(place, name))))
-            yield
-
-
-def settings_of(system: str, folder: Path, trials: int, *more: str) -> Settings:
-    return load(words_of(system, folder, trials, *more))
-
-
-def words_of(system: str, folder: Path, trials: int, *more: str) -> list[str]:
-    """The words of the command line."""
-    chosen = SYSTEMS[system] or ("pruner=none",)
-    budget = ["search.budget=null", f"search.trials={trials}", f"trainer.max_epochs={EPOCHS}"]
-    return [
-        "study=digits",
-        *chosen,
-        *budget,
-        f"store.url=sqlite:///{folder / 'tuner.db'}",
-        f"store.folder={folder}",
-        *more,
-    ]
-
-
-def run_tuner(system: str, folder: Path, present: int, trials: int) -> dict[str, Any]:
-    """Open a round that has `present` trials and go on with so many more."""
-    phases = Phases()
-    worker = InstantWorker(present, trials, phases.reset)
-    settings = settings_of(system, folder, present + 10 * (WARM_UP + trials))
-    began = time.perf_counter()
-    with (
-        mock.patch.object(tune, "launcher_of", return_value=worker),
-        mock.patch.object(tune, "prepare_workers"),
-        phases.in_tuner(),
-        contextlib.suppress(_Enough),
-    ):
-        tune.tune(settings)
-    figures = _figures(began, worker.entered_at, worker.begins, worker.proposals, phases)
-    if present:
-        check_filling(settings, present)
-    return figures
-
-
-def check_filling(settings: Settings, present: int) -> None:
-    """Trials that were filled in must look like those that the round wrote, or sizes could not be compared."""
-    query = sa.text(
-        "SELECT t.number < :present, t.state, t.number, group_concat(a.key) FROM trials t"
-        " JOIN (SELECT trial_id, key FROM trial_user_attributes ORDER BY key) a ON a.trial_id = t.trial_id"
-        " WHERE t.number BETWEEN :present - 20 AND :present + 20 GROUP BY t.number ORDER BY t.number"
-    )
-    seen = defaultdict[tuple[str, bool], dict[bool, str]](dict)
-    with Database(settings.store.url) as database, database.engine.connect() as connection:
-        for filled, state, _, keys in connection.execute(query, {"present": present}):
-            if ("outcome" in keys) == (state == "COMPLETE"):  # not in training, nor interrupted
-                seen[state, "paused_at" in keys][bool(filled)] = keys
-    for (state, _), kinds in seen.items():
-        if len(set(kinds.values())) > 1:
-            raise RuntimeError(f"{state}: filled trials have {kinds[True]}, those of a round {kinds[False]}")
-
-
-def close_round(system: str, folder: Path, present: int) -> dict[str, Any]:
-    """End a round that has drawn all its trials: those that are paused are let go."""
-    # The filled round is finished with the same trials and no limit in time, so this call has another one.
-    settings, phases = settings_of(system, folder, present, "search.timeout=1e6"), Phases()
-    run = phases.timed("run", tuner.round.Round.run)
-    with mock.patch.object(tuner.round.Round, "run", run), contextlib.redirect_stdout(sys.stderr):
-        tune.tune(settings)
-    return {"seconds": phases.seconds["run"]}
-
-
-def run_plain(folder: Path, _present: int, trials: int) -> dict[str, Any]:
-    """The same with Optuna alone."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings, phases = settings_of(PLAIN, folder, 1), Phases()
-    study_settings = settings.study
-    assert study_settings is not None
-    distributions = {optuna_name(parameter): distribution(parameter) for parameter in study_settings.space}
-    began = time.perf_counter()
-    with Database(settings.store.url) as database:
-        sampler = optuna.samplers.TPESampler(seed=0)
-        study = optuna.load_study(study_name=PLAIN_STUDY, storage=database.storage, sampler=sampler)
-        opened, begins, proposals = time.perf_counter(), list[float](), list[float]()
-        ask, tell = phases.timed("draw", study.ask), phases.timed("tell", study.tell)
-        report = phases.timed("measure", optuna.Trial.report)
-        for _ in range(WARM_UP + trials + 1):
-            free_since = time.perf_counter()
-            trial = ask(distributions)
-            begins.append(time.perf_counter())
-            proposals.append(begins[-1] - free_since)
-            if len(begins) == WARM_UP + 1:
-                phases.reset()
-            for place in range(1, VALUES + 1):
-                report(
-                    trial, value_of(trial.number, EPOCHS * place / VALUES), STEPS_PER_EPOCH * EPOCHS * place // VALUES
-                )
-            tell(trial, value_of(trial.number, EPOCHS))
-    return _figures(began, opened, begins, proposals, phases)
-
-
-def _figures(
-    began: float, opened: float, begins: Sequence[float], proposals: Sequence[float], phases: Phases
-) -> dict[str, Any]:
-    counted = begins[WARM_UP:]
-    milliseconds = [1e3 * (after - before) for before, after in itertools.pairwise(counted)]
-    return {
-        "open_s": opened - began,
-        "first_s": begins[0] - opened,
-        "trial_ms": milliseconds,
-        "proposal_ms": [1e3 * seconds for seconds in proposals[WARM_UP:]],
-        "phases_ms": {name: 1e3 * seconds / len(milliseconds) for name, seconds in phases.seconds.items()},
-        "peak_mib": _peak_mib(),
-    }
-
-
-def _peak_mib() -> float:
-    with contextlib.suppress(OSError):
-        # Not ru_maxrss: after a fork it starts from the parent's.
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def cell(words: Sequence[str]) -> None:
-    """The child's side: one measurement, its figures as a line of JSON."""
-    kind, system, folder, present, trials = words[0], words[1], Path(words[2]), int(words[3]), int(words[4])
-    if kind == "close":
-        figures = close_round(system, folder, present)
-    elif SYSTEMS[system] is None:
-        figures = run_plain(folder, present, trials)
-    elif kind == "profile":
-        profile = cProfile.Profile()
-        figures = profile.runcall(run_tuner, system, folder, present, trials)
-        pstats.Stats(profile, stream=sys.stdout).sort_stats("cumulative").print_stats(60)
-    else:
-        figures = run_tuner(system, folder, present, trials)
-    print(json.dumps(figures))
-
-
-# -- all measurements -----------------------------------------------------------------------------------------------
 
 
 class Bench:
@@ -472,14 +191,17 @@ class Bench:
             rows.append([system, *cells, str(self._growth(system)), str(self._against_plain(system))])
         return table(header, rows, markdown=markdown)
 
-    def proposals(self, *, markdown: bool) -> str:
+    def waits(self, *, markdown: bool) -> str:
         """With how many were above the target, which tells a refitted model from a machine that was busy."""
         rows = []
         for system in self.systems:
-            spreads = [self.spread("proposal_ms", system, size) for size in self.sizes]
-            rows.append([system, *(f"{short(one.median)}, {short(max(one.values))}, {_late(one)}" for one in spreads)])
+            for kind in Kind:
+                spreads = [self.waits_for([kind], system, size) for size in self.sizes]
+                if any(one.values for one in spreads):
+                    rows.append([system, str(kind), *map(_wait_cell, spreads)])
         header = [
-            f"ms per proposal: median, worst, above {TARGET_PROPOSAL_MS:g}",
+            f"ms that a worker waits: median, worst, above {TARGET_WAIT_MS:g}, n",
+            "for",
             *(f"{size:,} present" for size in self.sizes),
         ]
         return table(header, rows, markdown=markdown)
@@ -516,47 +238,51 @@ class Bench:
         last, sizes = self.sizes[-1], self.sizes
         growth = self._growth(MAIN).median
         cost = max(self.spread("trial_ms", MAIN, size).median for size in sizes)
-        proposals = [self.spread("proposal_ms", system, size) for system in DEFAULTS for size in sizes]
-        median, worst = max(one.median for one in proposals), max(max(one.values) for one in proposals)
+        proposal, answer = (self._highest_median(kind) for kind in (Kind.NEW, Kind.ANSWER))
+        waits = Spread.of(
+            [ms for system in DEFAULTS for size in sizes for ms in self.waits_for(tuple(Kind), system, size).values]
+        )
+        worst, late = max(waits.values), f"{_above(waits):,} of {len(waits.values):,} above {TARGET_WAIT_MS:g}"
         memory = max(run["peak_mib"] for system in DEFAULTS for run in self.runs[system, last])
         resumed, status = max(self.seconds[RESUMED]), max(self.seconds[STATUS])
         facts = [
             (f"{short(cost)} ms per trial at most", cost, TARGET_MS, ""),
             (f"{short(growth)} times the cost at {last:,} trials", growth, TARGET_GROWTH, ""),
-            (f"{short(median)} ms per proposal at most (median)", median, TARGET_PROPOSAL_MS, ""),
-            (f"{short(worst)} ms per proposal at most (worst)", worst, TARGET_PROPOSAL_MS, ""),
+            (f"{short(proposal)} ms at most for a proposal (new configurations, median)", proposal, TARGET_WAIT_MS, ""),
+            (f"{short(answer)} ms at most for the answer at a rung (median)", answer, None, ""),
+            (f"{short(worst)} ms at most that a worker waits for anything ({late})", worst, TARGET_WAIT_MS, ""),
             (f"{memory:.0f} MiB at {last:,} trials", memory, TARGET_MIB, " (500 MB)"),
             (f"{short(resumed)} s at most until a resumed round has drawn", resumed, TARGET_RESUME_S, " s"),
             (f"{short(status)} s at most for its status", status, TARGET_STATUS_S, " s"),
         ]
-        return [verdict(fact, f"below {target:.3g}{unit}", met=found < target) for fact, found, target, unit in facts]
+        return [_verdict(*fact) for fact in facts]
 
     def plot(self, file: Path) -> None:
-        """Cost of a trial, and of its proposal, over the number of trials present."""
+        """Cost of a trial, and what a worker waits, over the number of trials present."""
         # Half a second that each measurement would pay for.
         from matplotlib.figure import Figure  # noqa: PLC0415
         from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415
 
         figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-        trials, proposals = figure.subplots(1, 2)
+        trials, waits = figure.subplots(1, 2)
         for system in self.systems:
             spreads = [self.spread("trial_ms", system, size) for size in self.sizes]
             [line] = trials.plot(self.sizes, [one.median for one in spreads], marker="o", label=system)
             quartiles = [[one.quantile(share) for one in spreads] for share in (0.25, 0.75)]
             trials.fill_between(self.sizes, *quartiles, color=line.get_color(), alpha=0.2, linewidth=0)
-            spreads = [self.spread("proposal_ms", system, size) for size in self.sizes]
-            proposals.plot(self.sizes, [one.median for one in spreads], marker="o", color=line.get_color())
-            worst = [max(one.values) for one in spreads]
-            proposals.plot(self.sizes, worst, marker="^", linestyle=":", color=line.get_color())
-        proposals.axhline(TARGET_PROPOSAL_MS, color="grey", linewidth=0.8, label="target of the default search")
+            for curve, style in zip(self._wait_curves(system), WAIT_STYLES.values(), strict=True):
+                waits.plot(self.sizes, curve, color=line.get_color(), **style)
+        for label, style in WAIT_STYLES.items():
+            waits.plot([], [], color="grey", label=label, **style)
+        waits.axhline(TARGET_WAIT_MS, color="grey", linewidth=0.8, label="target of the default search")
         trials.set_title("ms per trial: median and quartiles", loc="left")
-        proposals.set_title("ms per proposal: median, and worst (dotted)", loc="left")
+        waits.set_title("ms that a worker waits", loc="left")
         trials.set_ylim(bottom=0)
-        proposals.set_yscale("log")
-        proposals.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        proposals.yaxis.set_major_formatter("{x:g}")
-        proposals.yaxis.set_minor_formatter(NullFormatter())
-        for axes in (trials, proposals):
+        waits.set_yscale("log")
+        waits.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        waits.yaxis.set_major_formatter("{x:g}")
+        waits.yaxis.set_minor_formatter(NullFormatter())
+        for axes in (trials, waits):
             linear_to = next(size for size in self.sizes if size)
             axes.set_xscale("symlog", linthresh=linear_to)
             axes.set_xlim(-linear_to / 10, 1.2 * self.sizes[-1])
@@ -572,6 +298,24 @@ class Bench:
         """All values of one quantity, of all processes."""
         return Spread.of([value for run in self.runs[system, size] for value in run[what]])
 
+    def waits_for(self, kinds: Sequence[Kind], system: str, size: int) -> Spread:
+        """All waits of these kinds, of all processes, in ms; there may be none."""
+        return Spread.of([ms for run in self.runs[system, size] for kind in kinds for ms in run["waits_ms"][kind]])
+
+    def _highest_median(self, kind: Kind) -> float:
+        """Of the default search's waits, over the sizes."""
+        spreads = [self.waits_for([kind], system, size) for system in DEFAULTS for size in self.sizes]
+        return max(one.median for one in spreads if one.values)
+
+    def _wait_curves(self, system: str) -> list[list[float]]:
+        """Those of `WAIT_STYLES`, by size; not a number where nothing was waited for."""
+        new, answers, anything = (
+            [self.waits_for(kinds, system, size) for size in self.sizes]
+            for kinds in ([Kind.NEW], [Kind.ANSWER], tuple(Kind))
+        )
+        medians = [[one.median if one.values else math.nan for one in spreads] for spreads in (new, answers)]
+        return [*medians, [max(one.values) for one in anything]]
+
     def _growth(self, system: str) -> Spread:
         """Cost at the largest size over that at the smallest, repeat by repeat."""
         first, last = self._medians(system, self.sizes[0]), self._medians(system, self.sizes[-1])
@@ -586,8 +330,20 @@ class Bench:
         return [Spread.of(run["trial_ms"]).median for run in self.runs[system, size]]
 
 
-def _late(proposals: Spread) -> str:
-    return f"{sum(value >= TARGET_PROPOSAL_MS for value in proposals.values)} of {len(proposals.values)}"
+def _wait_cell(waits: Spread) -> str:
+    if not waits.values:
+        return "none"
+    return f"{short(waits.median)}, {short(max(waits.values))}, {_above(waits)}, {len(waits.values)}"
+
+
+def _above(waits: Spread) -> int:
+    return sum(ms > TARGET_WAIT_MS for ms in waits.values)
+
+
+def _verdict(fact: str, found: float, target: float | None, unit: str) -> str:
+    if target is None:
+        return f"measured: {fact}"
+    return verdict(fact, f"below {target:.3g}{unit}", met=found < target)
 
 
 def _leased_and_drawn(process: subprocess.Popen[str], file: Path, number: int) -> tuple[float, float]:
@@ -606,32 +362,44 @@ def _leased_and_drawn(process: subprocess.Popen[str], file: Path, number: int) -
     return drawn if leased is None else leased, drawn
 
 
+def present(text: str) -> int:
+    """Type of a number of trials beforehand."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number, 0 or more, is wanted, not {text!r}")
+    return int(text)
+
+
+def options() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--sizes", type=present, nargs="+", help="trials in the study beforehand")
+    made.add_argument("--trials", type=positive_int, help="trials measured in each process")
+    made.add_argument("--repeats", type=positive_int, help="processes for each system and size")
+    made.add_argument("--plot", type=plot_file, help="file of a figure (PNG, SVG or PDF)")
+    made.add_argument("--profile", action="store_true", help="only profile the default at the largest size")
+    usual = {"sizes": [0, 100, 1_000, 3_000, 10_000], "trials": 30, "repeats": 5}
+    asked = filled(made.parse_args(), usual=usual, quick={"sizes": [0, 100], "trials": 5, "repeats": 1})
+    asked.sizes = sorted(set(asked.sizes))
+    if not asked.sizes[-1]:
+        made.error("argument --sizes: one above 0 is wanted too, because an empty round is not resumed")
+    return asked
+
+
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--sizes", type=int, nargs="+", help="trials in the study beforehand")
-    options.add_argument("--trials", type=int, help="trials measured in each process")
-    options.add_argument("--repeats", type=int, help="processes for each system and size")
-    options.add_argument("--plot", type=Path, help="file of a figure (PNG, SVG or PDF)")
-    options.add_argument("--profile", action="store_true", help="only profile the default at the largest size")
-    asked = options.parse_args()
+    asked = options()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does before it imports numpy
-    sizes = sorted(asked.sizes or ([0, 100] if asked.quick else [0, 100, 1_000, 3_000, 10_000]))
-    if not sizes[-1]:
-        options.error("--sizes has one above 0, because an empty round is not resumed")
     systems = (*DEFAULTS, PLAIN) if asked.quick else tuple(SYSTEMS)
     # A smoke test is after mistakes, not times.
     at_once = os.cpu_count() or 1 if asked.quick else 1
-    trials = asked.trials or (5 if asked.quick else 30)
     with temporary_folder() as folder:
-        bench = Bench(folder, sizes, trials, systems=systems, at_once=at_once)
+        bench = Bench(folder, asked.sizes, asked.trials, systems=systems, at_once=at_once)
         bench.fill()
         if asked.profile:
-            bench.child("profile", MAIN, sizes[-1], trials)
+            bench.child("profile", MAIN, asked.sizes[-1], asked.trials)
             return
-        for repeat in range(asked.repeats or (1 if asked.quick else 5)):
+        for repeat in range(asked.repeats):
             bench.measure(repeat)
     print(heading(markdown=asked.markdown))
-    for part in (bench.per_trial, bench.proposals, bench.phases, bench.opening, bench.others):
+    for part in (bench.per_trial, bench.waits, bench.phases, bench.opening, bench.others):
         print(f"\n{part(markdown=asked.markdown)}")
     print()
     print("\n".join(f"{'- ' if asked.markdown else ''}{line}" for line in bench.verdicts()))

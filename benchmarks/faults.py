@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
-from figures import heading, note, parser, short, table
+from figures import filled, heading, note, parser, positive_float, positive_int, short, table
 
 ROUND = "digits-1"
 #: Models of the best trials that stay.
@@ -911,30 +911,34 @@ def row(what: str, faults: Sequence[Fault]) -> list[str]:
 
 def main() -> int:
     options = parser(__doc__)
-    options.add_argument("--faults", type=int, help="how many")
-    options.add_argument("--minutes", type=float, default=30.0, help="no round begins after so many")
+    options.add_argument("--faults", type=positive_int, help="how many")
+    options.add_argument("--minutes", type=positive_float, default=30.0, help="no round begins after so many")
     options.add_argument("--seed", type=int, default=0, help="of the faults' order and moments")
-    options.add_argument("--lock-seconds", type=float, default=20.0, help="for which the SQLite file is locked")
+    options.add_argument(
+        "--lock-seconds", type=positive_float, default=20.0, help="for which the SQLite file is locked"
+    )
     options.add_argument("--kinds", nargs="+", choices=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
-    asked = options.parse_args()
+    asked = filled(
+        options.parse_args(),
+        usual={"faults": 100, "kinds": list(KINDS)},
+        quick={"faults": len(QUICK), "kinds": list(QUICK)},
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends what was started, too
-    kinds = asked.kinds or list(QUICK if asked.quick else KINDS)
-    count = asked.faults or (len(QUICK) if asked.quick else 100)
-    reasons = unavailable({KINDS[kind] for kind in kinds})
-    missing = {kind: reasons[KINDS[kind]] for kind in kinds if KINDS[kind] in reasons}
-    there = [kind for kind in kinds if kind not in missing]
+    reasons = unavailable({KINDS[kind] for kind in asked.kinds})
+    missing = {kind: reasons[KINDS[kind]] for kind in asked.kinds if KINDS[kind] in reasons}
+    there = [kind for kind in asked.kinds if kind not in missing]
     root = Path(tempfile.mkdtemp(prefix="tuner-faults-"))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(started_server()) if "server-restart" in there else None
         bench = Bench(root, asked.seed, asked.lock_seconds, server)
-        waiting = bench.run(there, count, 60 * asked.minutes) if there else count
+        waiting = bench.run(there, asked.faults, 60 * asked.minutes) if there else asked.faults
     rows = [row(ABOUT[kind], [one for one in bench.faults if one.kind == kind]) for kind in there]
     rows += [[ABOUT[kind], "0", f"skipped: {why}", *[""] * (len(HEADER) - 3)] for kind, why in missing.items()]
     print(heading(markdown=asked.markdown))
     print(f"\n{table(HEADER, [*rows, row('all', bench.faults)], markdown=asked.markdown)}\n")
     bullet = "- " if asked.markdown else ""
     if waiting:
-        print(f"{bullet}no time for {waiting} of {count} faults")
+        print(f"{bullet}no time for {waiting} of {asked.faults} faults")
     for case in bench.failed:
         print(f"{bullet}FAILED, {len(case.problems)} problems: see {case.folder}/problems.txt")
     if not bench.failed:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians with their spread, the machine and the versions beside them, and tables.
+"""What the benchmarks share: their options, medians with their spread, the machine and the versions, and tables.
 
 What is measured, and against what, is the business of each script.
 """
@@ -6,9 +6,11 @@ What is measured, and against what, is the business of each script.
 from __future__ import annotations
 
 import argparse
+import ast
 import datetime as dt
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import random
@@ -18,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -106,10 +108,10 @@ def machine() -> str:
     """Processor, cores, and how busy it was."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{_processor()}, {cores} cores, {platform.system()}{load}"
+    return f"{processor()}, {cores} cores, {platform.system()}{load}"
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -140,17 +142,24 @@ def heading(*, markdown: bool) -> str:
 
 
 def digest_of(*parts: Path) -> str:
-    """A short digest of these files, and of the code, the configuration and the recorded curves in these folders."""
+    """A short digest of these files, and of the code, the configuration and the recorded curves in these folders.
+
+    Comments and layout of code do not count.
+    """
     known = hashlib.sha256()
     for part in parts:
         found = part.rglob("*") if part.is_dir() else [part]
         for file in sorted(one for one in found if one.suffix in (".py", ".yaml", ".jsonl")):
-            known.update(file.read_bytes())
+            content = file.read_bytes()
+            known.update(ast.dump(ast.parse(content)).encode() if file.suffix == ".py" else content)
     return known.hexdigest()[:12]
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """The options of every benchmark.
+
+    What `--quick` makes smaller has no default of its own here: see `filled`.
+    """
     made = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     quick = os.environ.get("QUICK", "0") not in ("", "0")
     made.add_argument(
@@ -158,6 +167,65 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--markdown", action="store_true", help="print the tables as benchmarks/README.md has them")
     return made
+
+
+def filled(
+    asked: argparse.Namespace, *, usual: Mapping[str, Any], quick: Mapping[str, Any] | None = None
+) -> argparse.Namespace:
+    """The options, where those that the user did not give (None) have their default: with `--quick` that in `quick`.
+
+    What the user gave stays, with `--quick` too.
+    """
+    for name, value in {**usual, **((quick or {}) if asked.quick else {})}.items():
+        if getattr(asked, name) is None:
+            setattr(asked, name, value)
+    return asked
+
+
+def positive_int(text: str) -> int:
+    """Type of an option that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number, or below 1.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number, 1 or more, is wanted, not {text!r}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Type of an option that measures something, such as seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no finite number above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0 is wanted, not {text!r}")
+    return value
+
+
+def plot_file(text: str) -> Path:
+    """Type of `--plot`, so that a figure that cannot be written is told before hours of work.
+
+    Raises:
+        argparse.ArgumentTypeError: matplotlib writes no such files, or the folder is not there.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase  # noqa: PLC0415 - most calls draw nothing
+
+    file, known = Path(text), FigureCanvasBase.get_supported_filetypes()
+    if file.suffix.removeprefix(".").lower() not in known:
+        raise argparse.ArgumentTypeError(f"the name is to end in .png, .svg or .pdf, not as {text!r}")
+    if not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {text!r} is not there: make it or name another")
+    return file
 
 
 def note(text: str) -> None:

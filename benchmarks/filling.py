@@ -1,6 +1,6 @@
 """Writes a study database as thousands of trials leave it, in seconds: the rows go in as rows, in one transaction.
 
-What a round writes for a trial is said in `tuner/store/ledger.py`; `controller.py` compares the two.
+What a round writes for a trial is said in `tuner/store/ledger.py`; `scale/measurement.py` compares the two.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from figures import Spread, heading, note, parser, table, temporary_folder, timed, verdict
+from figures import Spread, filled, heading, note, parser, positive_int, table, temporary_folder, timed, verdict
 
 TARGET_S, TARGET_ACCURACY = 120.0, 0.97
 QUICK = ("search.budget=2", "trainer.max_epochs=4")
@@ -60,16 +60,15 @@ def main() -> None:
     import shlex  # noqa: PLC0415 - not needed by the child
 
     options = parser(__doc__)
-    options.add_argument("--repeats", type=int, help="first runs, each with a seed of its own")
-    options.add_argument("--seeds", type=int, help="fresh trainings of each champion")
-    asked = options.parse_args()
-    repeats, seeds = asked.repeats or (1 if asked.quick else 3), asked.seeds or (1 if asked.quick else 3)
+    options.add_argument("--repeats", type=positive_int, help="first runs, each with a seed of its own")
+    options.add_argument("--seeds", type=positive_int, help="fresh trainings of each champion")
+    asked = filled(options.parse_args(), usual={"repeats": 3, "seeds": 3}, quick={"repeats": 1, "seeds": 1})
     walls, accuracies, rows = list[float](), list[float](), list[list[str]]()
-    for repeat in range(repeats):
+    for repeat in range(asked.repeats):
         words = [f"seed={repeat}", *(QUICK if asked.quick else ())]
         with temporary_folder() as folder:
             wall_s, champion = first_run(folder, words if repeat or asked.quick else [])
-        found = test_accuracies(["study=digits", *words, *shlex.split(champion["overrides"])], seeds)
+        found = test_accuracies(["study=digits", *words, *shlex.split(champion["overrides"])], asked.seeds)
         walls.append(wall_s)
         accuracies += found
         cells = [str(repeat), f"{wall_s:.1f}", f"{champion['value']:.4f}", ", ".join(f"{value:.4f}" for value in found)]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
-from figures import heading, note, parser, short, table, temporary_folder, verdict
+from figures import filled, heading, note, parser, plot_file, positive_int, short, table, temporary_folder, verdict
 
 # The worker imports this file, too, as it does with every main program: what it need not have is imported where it is
 # needed.
@@ -261,21 +261,20 @@ def plot(found: Sequence[Trend], file: Path) -> None:
 
 def main() -> int:
     options: argparse.ArgumentParser = parser(__doc__)
-    options.add_argument("--trials", type=int, help="of the round")
+    options.add_argument("--trials", type=positive_int, help="of the round")
     options.add_argument("--cifar", action="store_true", help="convolutions, and loaders with processes of their own")
-    options.add_argument("--plot", type=Path, help="file of a figure (PNG, SVG or PDF)")
-    asked = options.parse_args()
-    trials = asked.trials or (40 if asked.quick else 200)
-    if trials < FIRST_OF_FEW[1] + LAST:
+    options.add_argument("--plot", type=plot_file, help="file of a figure (PNG, SVG or PDF)")
+    asked = filled(options.parse_args(), usual={"trials": 200}, quick={"trials": 40})
+    if asked.trials < FIRST_OF_FEW[1] + LAST:
         options.error(f"--trials is at least {FIRST_OF_FEW[1] + LAST}, to tell what grows from what begins")
     with temporary_folder() as folder:
-        samples = measure(folder, trials, cifar=asked.cifar)
+        samples = measure(folder, asked.trials, cifar=asked.cifar)
     found = trends(samples)
     begin, end = found[0].window
     header = ["process", f"trainings {begin} to {end}", f"last {LAST}", "growth per 100"]
     bullet = "- " if asked.markdown else ""
     print(heading(markdown=asked.markdown))
-    print(f"{bullet}trainings: {len(samples)}, of {trials} trials\n")
+    print(f"{bullet}trainings: {len(samples)}, of {asked.trials} trials\n")
     print(f"{table(header, [trend.row for trend in found], markdown=asked.markdown)}\n")
     for trend in found:
         after = trend.values[begin - 1 :]

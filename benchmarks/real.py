@@ -8,6 +8,10 @@ their own examples are (`contenders/`); `--equal` gives them the study's loaders
 as well, which leaves the search and the processes to compare. What each recommends at the end of its budget is trained
 afresh by the same code, and only there is the test set read.
 
+With `--keep`, runs are taken from the folder while the files, versions and processor are the same. When one contender of a
+seed has to run again, all of that seed do; those that are missing, because they were added or the benchmark was broken
+off, run alone, and the report says that they did not run beside the others.
+
 Ray Tune runs in an environment of its own, which is made from `peers.txt` where it is not there yet.
 """
 
@@ -16,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +28,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from contenders.curves import Run
-from contenders.race import CONTENDERS, OWN, Race, peers_python, write
+from contenders.race import CONTENDERS, OWN, Race, peers_python, places, versions_in, write
 from contenders.results import Results, plot, recommended, seen
-from figures import heading, parser, temporary_folder
+from figures import filled, heading, note, parser, plot_file, positive_float, positive_int, temporary_folder
 
 from studies.cifar import files
-from tuner.errors import StudyError
+from tuner.errors import TunerError
 from tuner.launch.devices import gpus
 
 QUICK = (OWN, "optuna-tpe-median")
@@ -57,7 +60,7 @@ def measure(race: Race, names: Sequence[str], seeds: int) -> Results:
     runs = list[dict[str, Run]]()
     for seed in range(seeds):
         turn = seed % len(names)
-        runs.append({name: race.run(name, seed) for name in [*names[turn:], *names[:turn]]})
+        runs.append(race.go([*names[turn:], *names[:turn]], seed))
     # Not timed, so they may run side by side.
     with ThreadPoolExecutor(race.slots) as pool:
         jobs = [
@@ -65,7 +68,23 @@ def measure(race: Race, names: Sequence[str], seeds: int) -> Results:
             for seed, by in enumerate(runs)
         ]
         tests = [{name: job.result() for name, job in by.items()} for by in jobs]
-    return Results(race, runs, tests)
+    return Results(race, runs, tests, [*race.remarks(names, seeds)])
+
+
+def with_places(names: Sequence[str]) -> list[str]:
+    """The contenders that differ on this machine; which do not, and why, is told.
+
+    Raises:
+        ValueError: none is left.
+    """
+    same = [name for name in names if CONTENDERS[name].processes is None] if places() == 1 else []
+    left = [name for name in names if name not in same]
+    why = f"{', '.join(same)}: this machine has one place to train, where all places are the same as a single process"
+    if not left:
+        raise ValueError(f"--contenders: {why}. Name {', '.join(name.removesuffix('-all') for name in same)}.")
+    if same:
+        note(f"left out {why}")
+    return left
 
 
 @contextmanager
@@ -82,12 +101,15 @@ def refuse_other_settings(race: Race) -> None:
     """Runs that were kept under other settings cannot be compared with new ones.
 
     Raises:
-        ValueError: it says what differs.
+        ValueError: it says what differs, or that the folder cannot be written.
     """
-    race.keep.mkdir(parents=True, exist_ok=True)
     file = race.keep / "settings.json"
-    if not file.exists():
-        write(file, race.settings)
+    try:
+        race.keep.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write(file, race.settings)
+    except OSError as error:
+        raise ValueError(f"--keep: runs cannot be kept in {race.keep}: {error}. Name another folder.") from None
     kept = json.loads(file.read_text(encoding="utf-8"))
     changed = [f"{key} was {kept.get(key)} and is {now}" for key, now in race.settings.items() if kept.get(key) != now]
     if changed:
@@ -99,46 +121,51 @@ def refuse_other_settings(race: Race) -> None:
 def options() -> argparse.ArgumentParser:
     made = parser(__doc__)
     made.add_argument("--study", nargs="+", choices=list(SECONDS), default=["digits"])
-    made.add_argument("--seconds", nargs="+", type=float, help="of each contender's budget; one for each study")
-    made.add_argument("--seeds", type=int, help="runs of each contender (5)")
-    made.add_argument("--fresh", type=int, help="trainings of each recommendation for its test value (3)")
+    made.add_argument("--seconds", nargs="+", type=positive_float, help="of each contender's budget, for each study")
+    made.add_argument("--seeds", type=positive_int, help="runs of each contender (5)")
+    made.add_argument("--fresh", type=positive_int, help="trainings of each recommendation for its test value (3)")
     made.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), help="all where none are named")
     made.add_argument("--equal", action="store_true", help="give the peers the study's loaders, trainer and own values")
     made.add_argument("--root", default=os.environ.get("TUNER_DATA", "data"), help="folder of CIFAR-10")
     made.add_argument("--peers", type=Path, default=Path(".peers"), help="the peers' virtual environment")
-    made.add_argument("--keep", type=Path, help="folder of finished runs, from which a broken-off benchmark goes on")
-    made.add_argument("--plot", type=Path, help="file of a figure (PNG, SVG or PDF)")
+    made.add_argument(
+        "--keep",
+        type=Path,
+        help="folder of finished runs, from which a broken-off benchmark goes on; runs of other code are done again",
+    )
+    made.add_argument("--plot", type=plot_file, help="file of a figure (PNG, SVG or PDF)")
     return made
 
 
 def main() -> int:
     line = options()
     asked = line.parse_args()
-    names = list(dict.fromkeys(asked.contenders or (QUICK if asked.quick else CONTENDERS)))
-    if len(gpus()) == 1:  # one place: the same as a single process
-        names = [name for name in names if CONTENDERS[name].processes is not None]
-    seconds = asked.seconds or [QUICK_SECONDS if asked.quick else SECONDS[study] for study in asked.study]
-    if len(seconds) != len(asked.study) or min(seconds) <= 0:
-        line.error(f"--seconds has one number above 0 for each study ({len(asked.study)}), not {asked.seconds}")
-    seeds, fresh = asked.seeds or (1 if asked.quick else 5), asked.fresh or (1 if asked.quick else 3)
+    filled(
+        asked,
+        usual={"seeds": 5, "fresh": 3, "contenders": CONTENDERS, "seconds": [SECONDS[study] for study in asked.study]},
+        quick={"seeds": 1, "fresh": 1, "contenders": QUICK, "seconds": [QUICK_SECONDS] * len(asked.study)},
+    )
+    if len(asked.seconds) != len(asked.study):
+        line.error(f"--seconds has one number for each study ({len(asked.study)}), not {asked.seconds}")
     root = str(Path(asked.root).resolve())
     if not gpus():
         # One thread for each training; of the samplers' algebra, too.
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with kept_in(asked.keep) as keep:
         races = [
-            Race(words_of(study, root, quick=asked.quick), budget, asked.equal, fresh, None, keep / study)
-            for study, budget in zip(asked.study, seconds, strict=True)
+            Race(words_of(study, root, quick=asked.quick), budget, asked.equal, asked.fresh, None, keep / study)
+            for study, budget in zip(asked.study, asked.seconds, strict=True)
         ]
         try:
+            names = with_places(list(dict.fromkeys(asked.contenders)))
             for race in races:
                 refuse_other_settings(race)
             if "cifar" in asked.study:
                 files.fetch(Path(root))
-        except (ValueError, StudyError) as error:
+            python = peers_python(asked.peers.resolve()) if any(CONTENDERS[name].peers for name in names) else None
+        except (ValueError, OSError, RuntimeError, TunerError) as error:
             line.error(str(error))
-        python = peers_python(asked.peers.resolve()) if any(CONTENDERS[name].peers for name in names) else None
-        found = [measure(replace(race, peers=python), names, seeds) for race in races]
+        found = [measure(replace(race, peers=python), names, asked.seeds) for race in races]
     report(found, python, markdown=asked.markdown)
     if asked.plot:
         plot(found, asked.plot)
@@ -149,13 +176,14 @@ def report(found: Sequence[Results], python: Path | None, *, markdown: bool) -> 
     bullet = "- " if markdown else ""
     print(heading(markdown=markdown))
     if python:
-        ask = [str(python), "-c", "import ray; print(ray.__version__)"]
-        print(f"{bullet}peers: ray {subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()}")
+        print(f"{bullet}peers: ray {versions_in(str(python), ('ray',))['ray']}")
     for results in found:
         race = results.race
         print(
             f"{bullet}{race.study.name}: {race.seconds:g} s for each of {len(results.names)} contenders, n={len(results.seeds)} seeds, {race.slots} trainings at a time{', equal' if race.equal else ''}; `{' '.join(race.words)}`"
         )
+        for remark in results.remarks:
+            print(f"{bullet}{race.study.name}, {remark}")
         for title, curve in (
             ("validation value of the recommended", recommended),
             ("best validation value so far", seen),

@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from figures import heading, note, parser, short, table, verdict
+from figures import filled, heading, note, parser, plot_file, positive_float, positive_int, short, table, verdict
 from searches import baselines, rounds
 from searches.rows import OURS, THEIRS, Kept, Row, code_of
 from searches.scores import Against, Place, Scores
@@ -217,19 +217,20 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--data", type=Path, default=EXAMPLE, help="a folder with a table of learning curves (a formula)")
     made.add_argument("--systems", nargs="+", choices=known, default=known, metavar="SYSTEM", help=", ".join(known))
-    made.add_argument("--seeds", type=int, default=10, help="runs of each system on each task (10)")
+    made.add_argument("--seeds", type=positive_int, help="runs of each system on each task (10)")
     made.add_argument("--first-seed", type=int, default=0, help="of them; development was on 0 to 19")
-    made.add_argument("--workers", type=int, nargs="+", default=[1, 8])
-    made.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS), help="in full trainings")
-    made.add_argument("--tasks", type=int, help="the first so many of the table")
-    made.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    made.add_argument("--workers", type=positive_int, nargs="+", default=[1, 8])
+    made.add_argument("--budgets", type=positive_float, nargs="+", help="in full trainings (8 16 32 64)")
+    made.add_argument("--tasks", type=positive_int, help="the first so many of the table")
+    made.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
     made.add_argument("--keep", type=Path, help="file of the runs that are done, to go on from")
     made.add_argument("--table-only", action="store_true", help="run nothing: the table of what --keep has of them")
-    made.add_argument("--plot", type=Path, help="file of the picture")
-    options = made.parse_args()
-    if options.quick:
-        options.seeds, options.budgets, options.tasks = 1, list(QUICK_BUDGETS), options.tasks or 2
-    return options
+    made.add_argument("--plot", type=plot_file, help="file of the picture")
+    return filled(
+        made.parse_args(),
+        usual={"seeds": 10, "budgets": list(BUDGETS)},
+        quick={"seeds": 1, "budgets": list(QUICK_BUDGETS), "tasks": 2},
+    )
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from figures import Spread, heading, note, parser, short, table, temporary_folder, timed, verdict
+from figures import Spread, filled, heading, note, parser, positive_int, short, table, temporary_folder, timed, verdict
 
 from tuner.store.database import Database
 
@@ -161,15 +161,18 @@ def _steady(ended: Sequence[float]) -> float:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--trials", type=int, help="configurations that are trained")
-    options.add_argument("--epochs", type=int, help="of each training")
-    options.add_argument("--repeats", type=int, help="runs of each system")
-    asked = options.parse_args()
-    repeats = asked.repeats or (1 if asked.quick else 3)
+    options.add_argument("--trials", type=positive_int, help="configurations that are trained")
+    options.add_argument("--epochs", type=positive_int, help="of each training")
+    options.add_argument("--repeats", type=positive_int, help="runs of each system")
+    asked = filled(
+        options.parse_args(),
+        usual={"trials": 16, "epochs": 24, "repeats": 3},
+        quick={"trials": 4, "epochs": 2, "repeats": 1},
+    )
     with temporary_folder() as folder:
-        bench = Bench(folder, asked.trials or (4 if asked.quick else 16), asked.epochs or (2 if asked.quick else 24))
+        bench = Bench(folder, asked.trials, asked.epochs)
         names = list(bench.systems)
-        for _ in range(repeats):
+        for _ in range(asked.repeats):
             bench.measure(names[:2] if asked.quick else names)
     print(heading(markdown=asked.markdown))
     print(

@@ -1,6 +1,14 @@
-"""One study, for which the contenders run: their command lines, their processes, and what is kept of each run.
+"""One study, for which the contenders run: their command lines and processes, and what is kept of each run.
 
-What the logs come to is the business of `curves` and `results`.
+What is kept counts for the same files, versions and processor only (`Race.code`). A seed is run in one go:
+
+| kept of a seed | what happens |
+| --- | --- |
+| runs of all the contenders, by this code | they are taken |
+| a run of one of them by other code | it is put aside with all others of the seed, which is run again as a whole |
+| no run of some of them | those run now, and `Race.remarks` says that they did not run beside the others |
+
+What the logs come to is the business of `curves` and `results`, so that these two are no part of the code.
 """
 
 from __future__ import annotations
@@ -14,12 +22,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from figures import digest_of, note, temporary_folder
+from figures import digest_of, note, processor, temporary_folder
 from first_run import test_accuracies
 from optuna.trial import TrialState
 
@@ -37,6 +45,11 @@ STUCK_S = 300.0
 #: `search.timeout` counts from the lease of the study, the contenders' seconds from the start of their processes.
 LEASED_AFTER_S = 3.0
 OWN = "tuner"
+#: Modules of this folder that only look at what is kept.
+LOOKING = ("curves.py", "results.py")
+#: Other benchmarks of which the peers take parts: a callback and the data of digits, and the data of CIFAR-10.
+TAKEN = ("plain_optuna.py", "cifar.py")
+PACKAGES = ("optuna", "torch", "lightning")
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Race:
     @property
     def slots(self) -> int:
         """Trainings at the same time."""
-        return len(gpus()) or len(cores())
+        return places()
 
     @functools.cached_property
     def study(self) -> StudySettings:
@@ -110,19 +123,81 @@ class Race:
         """What runs must share to be compared."""
         return {"words": list(self.words), "seconds": self.seconds, "equal": self.equal, "slots": self.slots}
 
-    def run(self, name: str, seed: int) -> Run:
-        """What a contender does with a seed; taken from `keep` where it has been done by the same code."""
-        file, code = self.keep / f"{name}-{seed}.json", _own_code() if name == OWN else ""
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if kept.get("code") != code:
+    def code(self, name: str) -> dict[str, str]:
+        """What a run of a contender depends on besides the settings, as it is now: files, versions, the processor.
+
+        The peers train with tuner's parts too (its space and its study, with `equal` its loaders), so that its files
+        are among those of all.
+        """
+        peers = CONTENDERS[name].peers
+        versions = versions_in(str(self.peers), ("ray", *PACKAGES[1:])) if peers else versions_in(sys.executable)
+        programs = [file for file in (BENCHMARKS / "contenders").glob("*.py") if file.name not in LOOKING]
+        return {
+            **product_files(),
+            "benchmarks": digest_of(*sorted(programs), *(BENCHMARKS / file for file in TAKEN)),
+            **versions,
+            "processor": processor(),
+        }
+
+    def go(self, names: Sequence[str], seed: int) -> dict[str, Run]:
+        """What the contenders do with a seed, one after the other in this order, or did where it is kept."""
+        changed = [f"{name} ({', '.join(found)})" for name in names if (found := self._changed(name, seed))]
+        if changed:
+            note(f"{self.study.name}, seed {seed} is run again by all, because of other code: {'; '.join(changed)}")
+            self._put_aside(seed)
+        began = time.time()
+        return {name: self._run(name, seed, began) for name in names}
+
+    def _changed(self, name: str, seed: int) -> list[str]:
+        """What has changed since the contender was run with this seed; nothing where it was not."""
+        kept = self._kept(name, seed)
+        if not kept:
+            return []
+        was, now = kept.get("code"), self.code(name)
+        if not isinstance(was, dict):
+            return ["not known"]
+        return [f"{key} was {was.get(key)} and is {value}" for key, value in now.items() if was.get(key) != value]
+
+    def _put_aside(self, seed: int) -> None:
+        """All runs of a seed, so that none of them is taken for one of the same go, should this one be broken off."""
+        (self.keep / "aside").mkdir(exist_ok=True)
+        for name in CONTENDERS:
+            file = self._file(name, seed)
+            if file.exists():
+                file.replace(self.keep / "aside" / file.name)
+
+    def _run(self, name: str, seed: int, go: float) -> Run:
+        kept = self._kept(name, seed)
+        if not kept:
+            code = self.code(name)
             with temporary_folder() as folder:
                 began = self._tuner(folder, seed) if name == OWN else self._peer(CONTENDERS[name], folder, seed)
-                kept = {"code": code, "began": began, "lines": read(folder / "log.jsonl")}
-            write(file, kept)
+                kept = {"code": code, "go": go, "began": began, "lines": read(folder / "log.jsonl")}
+            if self.code(name) != code:
+                kept["code"] = None  # nobody knows which of its processes had which
+            write(self._file(name, seed), kept)
         run = Run.of_log(kept["lines"], kept["began"], self.seconds)
         best = run.seen[-1][1] if run.seen else math.nan
         note(f"{self.study.name}, {name}, seed {seed}: {run.trainings} trainings, {run.epochs} epochs, best {best:.4f}")
         return run
+
+    def remarks(self, names: Sequence[str], seeds: int) -> Iterator[str]:
+        """What a reader of the runs has to know: whose are of other code, and who did not run beside the others."""
+        for seed in range(seeds):
+            kept = {name: self._kept(name, seed) for name in names}
+            of_other_code = [name for name in names if self._changed(name, seed)]
+            if of_other_code:
+                yield f"seed {seed}: files have changed since {', '.join(of_other_code)} began: run the command again"
+            first = min(one["go"] for one in kept.values())
+            for name, one in kept.items():
+                if one["go"] != first:
+                    yield f"seed {seed}: {name} did not run beside the others, but {(one['go'] - first) / 60:.0f} min later"
+
+    def _file(self, name: str, seed: int) -> Path:
+        return self.keep / f"{name}-{seed}.json"
+
+    def _kept(self, name: str, seed: int) -> dict[str, Any]:
+        return _read(self._file(name, seed))
 
     def _tuner(self, folder: Path, seed: int) -> float:
         log, url = folder / "log.jsonl", f"sqlite:///{folder / 'tuner.db'}"
@@ -185,24 +260,47 @@ class Race:
         return together(commands, folder, self.seconds + STUCK_S, seen)[0]
 
     def tested(self, name: str, seed: int, run: Run) -> list[float]:
-        """Test values of what was recommended, trained afresh; the same seeds for all."""
+        """Test values of what was recommended, trained afresh; the same seeds and the same code for all."""
         if run.values is None:
             return []
         file = self.keep / f"{name}-{seed}-test.json"
         overrides = self.study.nodes.overrides(run.values, self.study.space)
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        found: list[float] = kept.get("found", [])
-        if len(found) < self.fresh or kept["overrides"] != overrides:
+        code = {**product_files(), "benchmarks": digest_of(BENCHMARKS / "first_run.py"), **versions_in(sys.executable)}
+        kept = _read(file)
+        found: list[float] = kept.get("found", [])[: self.fresh]
+        if len(found) < self.fresh or (kept.get("code"), kept.get("overrides")) != (code, overrides):
             found = test_accuracies([*self.words, *overrides], self.fresh)
-            write(file, {"overrides": overrides, "found": found})
+            write(file, {"code": code, "overrides": overrides, "found": found})
         note(f"{self.study.name}, {name}, seed {seed}: test {', '.join(f'{value:.4f}' for value in found)}")
         return found
 
 
+def places() -> int:
+    """Trainings that this machine has a device or a core for at the same time."""
+    return len(gpus()) or len(cores())
+
+
+def product_files() -> dict[str, str]:
+    """Digests of what is trained and searched with, as it is now: a file may be edited while a race runs."""
+    return {folder: digest_of(BENCHMARKS.parent / folder) for folder in ("tuner", "conf", "studies")}
+
+
 @functools.cache
-def _own_code() -> str:
-    root = BENCHMARKS.parent
-    return digest_of(root / "tuner", root / "conf")
+def versions_in(python: str, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The versions that a Python has of packages.
+
+    Raises:
+        subprocess.CalledProcessError: it lacks one of them.
+    """
+    ask = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
+    done = subprocess.run([python, "-c", ask, *packages], capture_output=True, text=True, check=True)
+    return dict(zip(packages, done.stdout.split(), strict=True))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What was written; empty where there is nothing."""
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return kept
 
 
 def write(file: Path, content: Any) -> None:

@@ -25,11 +25,19 @@ FINE = tuple(place / 100 for place in range(1, 101))
 
 @dataclass(frozen=True)
 class Results:
-    """Of one study: runs by name for each seed, and test values likewise."""
+    """Of one study.
+
+    Attributes:
+        race: what was run.
+        seeds: runs by name for each seed.
+        tests: test values, likewise.
+        remarks: what a reader has to know of the runs; see `Race.remarks`.
+    """
 
     race: Race
     seeds: Sequence[Seed]
     tests: Sequence[Mapping[str, Sequence[float]]]
+    remarks: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,9 +17,12 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from tuner.config import load
-from tuner.search.distributions import distribution, optuna_name
+from tuner.launch.devices import gpus
+from tuner.search.distributions import distribution, from_optuna, optuna_name
 from tuner.training.build import instantiate
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -210,27 +215,114 @@ def test_a_program_that_does_not_end_is_killed_with_its_children(bench, tmp_path
     assert "open('alive', 'w').close(); time.sleep(600)" not in listed
 
 
-def test_a_finished_run_is_not_run_again_but_by_other_code(bench, tmp_path, monkeypatch):
-    race = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path)
-    bench.race.write(tmp_path / "optuna-gp-0.json", {"code": "", "began": 100.0, "lines": LINES})
-    bench.race.write(tmp_path / "tuner-0.json", {"code": "of yesterday", "began": 100.0, "lines": LINES})
-    run = race.run("optuna-gp", 0)
+@pytest.fixture
+def race(bench, tmp_path):
+    return bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path)
+
+
+@pytest.fixture
+def started(bench, monkeypatch) -> list[str]:
+    """What is started, by programs that train nothing; each takes a second of a clock of its own."""
+    done, clock = [], iter(range(1000, 9000))
+    monkeypatch.setattr(bench.race, "time", SimpleNamespace(time=lambda: float(next(clock))))
+    monkeypatch.setattr(bench.race.Race, "_tuner", lambda *_: done.append("tuner") or 0.0)
+    monkeypatch.setattr(bench.race.Race, "_peer", lambda _, contender, *__: done.append(contender.title) or 0.0)
+    return done
+
+
+NAMES = ("tuner", "optuna-gp")
+
+
+def test_a_finished_run_is_not_run_again(bench, race, started):
+    bench.race.write(
+        race.keep / "optuna-gp-0.json", {"code": race.code("optuna-gp"), "go": 1.0, "began": 100.0, "lines": LINES}
+    )
+    run = race.go(["optuna-gp"], 0)["optuna-gp"]
     assert (run.trainings, run.epochs) == (2, 4)
-    monkeypatch.setattr(bench.race.Race, "_tuner", lambda *_: 100.0)
-    for _ in range(2):
-        assert race.run("tuner", 0).trainings == 0, "run again, by one that trains nothing"
-        monkeypatch.setattr(bench.race.Race, "_tuner", None)
+    assert started == []
+    race.go(NAMES, 1)
+    race.go(NAMES, 1)
+    assert started == ["tuner", "Optuna, Gaussian process"]
+    assert list(race.remarks(["optuna-gp"], 1)) == []
 
 
-def test_a_recommendation_is_trained_afresh_once(bench, tmp_path, monkeypatch):
-    race, trained = bench.race.Race(["study=digits"], 10.0, False, 1, None, tmp_path), []
+def test_what_a_run_depends_on_is_what_it_starts_and_reads(bench, race, tmp_path, monkeypatch):
+    """In a copy, of which each file is edited in turn."""
+    benchmarks = shutil.copytree(BENCHMARKS, tmp_path / "copy" / "benchmarks")
+    for folder in ("tuner", "conf", "studies"):
+        shutil.copytree(BENCHMARKS.parent / folder, tmp_path / "copy" / folder)
+    monkeypatch.setattr(bench.race, "BENCHMARKS", benchmarks)
+    for file, matters in [
+        ("tuner/search/screen.py", True),
+        ("conf/study/digits.yaml", True),
+        ("studies/digits.py", True),
+        ("benchmarks/contenders/record.py", True),
+        ("benchmarks/contenders/optuna_study.py", True),
+        ("benchmarks/plain_optuna.py", True),
+        ("benchmarks/cifar.py", True),
+        ("benchmarks/contenders/results.py", False),
+        ("benchmarks/search.py", False),
+    ]:
+        before = [race.code(name) for name in NAMES]
+        with (tmp_path / "copy" / file).open("a") as stream:
+            stream.write("EDITED = True\n" if file.endswith(".py") else "# edited\n")
+        after = [race.code(name) for name in NAMES]
+        assert [was != now for was, now in zip(before, after, strict=True)] == [matters, matters], file
+    assert race.code("tuner")["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("code", ["", "of yesterday", None, {"tuner": "of yesterday"}])
+def test_when_one_has_to_run_again_all_of_its_seed_do(bench, race, started, capsys, code):
+    """Also those that are not named this time, when they are next."""
+    names = [*NAMES, "optuna-tpe-median"]
+    for seed in range(2):
+        race.go(names, seed)
+    started.clear()
+    bench.race.write(race.keep / "tuner-1.json", {"code": code, "began": 100.0, "lines": LINES})
+    for seed in range(2):
+        race.go(NAMES, seed)
+    assert started == ["tuner", "Optuna, Gaussian process"]
+    assert "digits, seed 1 is run again by all, because of other code: tuner (" in capsys.readouterr().err
+    assert json.loads((race.keep / "aside" / "tuner-1.json").read_text())["lines"] == LINES
+    for seed in range(2):
+        race.go(names, seed)
+    assert started[2:] == ["Optuna, TPE, median pruner"]
+    [said] = race.remarks(names, 2)
+    assert said == "seed 1: optuna-tpe-median did not run beside the others, but 0 min later"
+
+
+def test_who_was_added_is_named(race, started):
+    race.go(["optuna-gp"], 0)
+    race.go(NAMES, 0)
+    assert started == ["Optuna, Gaussian process", "tuner"]
+    [said] = race.remarks(NAMES, 1)
+    assert said.startswith("seed 0: tuner did not run beside the others")
+    assert list(race.remarks(["tuner"], 1)) == []
+
+
+def test_files_that_are_edited_while_they_run_are_told(bench, race, started, monkeypatch):
+    digests = iter(["before", *["after"] * 100])
+    monkeypatch.setattr(bench.race, "product_files", lambda: {"tuner": next(digests)})
+    race.go(NAMES, 0)
+    [said] = race.remarks(NAMES, 1)
+    assert said == "seed 0: files have changed since tuner began: run the command again"
+    race.go(NAMES, 0)
+    assert len(started) == 4
+    assert list(race.remarks(NAMES, 1)) == []
+
+
+def test_a_recommendation_is_trained_afresh_once(bench, race, monkeypatch):
+    trained = []
     monkeypatch.setattr(bench.race, "test_accuracies", lambda words, fresh: trained.append(words) or [0.5] * fresh)
     run = bench.curves.Run.of_log(LINES, 100.0, 10.0)
     other = replace(run, values={**run.values, "lr": 0.2})
+    bench.race.write(race.keep / "tuner-0-test.json", {"overrides": ["module.optimizer.lr=0.1"], "found": [0.9]})
     assert race.tested("tuner", 0, run) == race.tested("tuner", 0, run) == [0.5]
-    assert len(trained) == 1
+    assert len(trained) == 1, "the kept one is of other code"
     assert race.tested("tuner", 0, other) == [0.5]
     assert len(trained) == 2, "what is recommended has changed"
+    assert replace(race, fresh=2).tested("tuner", 0, other) == [0.5, 0.5]
+    assert race.tested("tuner", 0, other) == [0.5], "as many as of the others"
 
 
 def test_tables_and_figure_of_two_seeds(bench, tmp_path):
@@ -266,7 +358,12 @@ def test_tables_and_figure_of_two_seeds(bench, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--seconds", "1", "2"], "--seconds has one number above 0 for each study (1), not [1.0, 2.0]"),
+        (["--seconds", "1", "2"], "--seconds has one number for each study (1), not [1.0, 2.0]"),
+        (["--keep", "{kept}/digits/settings.json"], "--keep: runs cannot be kept in"),
+        (["--seconds", "nan"], "argument --seconds: a number above 0 is wanted, not 'nan'"),
+        (["--seeds", "0"], "argument --seeds: a whole number, 1 or more, is wanted, not '0'"),
+        (["--plot", "real.pgn"], "argument --plot: the name is to end in .png, .svg or .pdf, not as 'real.pgn'"),
+        (["--plot", "{kept}/none/real.png"], "is not there: make it or name another"),
         (["--contenders", "nobody"], "invalid choice: 'nobody'"),
         (["--keep", "{kept}"], "has runs with other settings: seconds was 7.0 and is 60.0. Name another folder."),
     ],
@@ -283,6 +380,106 @@ def test_a_mistake_is_told_before_any_work(bench, tmp_path, monkeypatch, capsys,
         real.main()
     assert left.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_on_one_place_contenders_that_are_the_same_are_left_out(bench, monkeypatch, capsys):
+    import real
+
+    names = ["tuner", "optuna-gp", "optuna-gp-all"]
+    monkeypatch.setattr(real, "places", lambda: 2)
+    assert real.with_places(names) == names
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(real, "places", lambda: 1)
+    assert real.with_places(names) == names[:2]
+    assert "left out optuna-gp-all: this machine has one place to train" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["real.py", "--contenders", "optuna-gp-all"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as left:
+        real.main()
+    assert left.value.code == 2
+    assert "--contenders: optuna-gp-all: this machine has one place" in capsys.readouterr().err
+
+
+def test_quick_changes_what_was_not_given_alone(bench, monkeypatch):
+    monkeypatch.delenv("QUICK", raising=False)
+    made = bench.figures.parser("")
+    made.add_argument("--seeds", type=bench.figures.positive_int)
+    made.add_argument("--trials", type=bench.figures.positive_int)
+
+    def parsed(*words):
+        asked = made.parse_args(words)
+        bench.figures.filled(asked, usual={"seeds": 5, "trials": 100}, quick={"seeds": 1})
+        return asked.seeds, asked.trials
+
+    assert parsed() == (5, 100)
+    assert parsed("--quick") == (1, 100)
+    assert parsed("--quick", "--seeds", "3", "--trials", "7") == (3, 7)
+
+
+def digits_race(bench, folder, **changes):
+    """A race of some seconds in which two train at a time, whatever the machine."""
+    words = ["study=digits", "trainer.max_epochs=2"]
+    return replace(bench.race.Race(words, 6.0, True, 1, None, folder), **changes)
+
+
+def own_of(bench, race):
+    return race.study.space.effective(race.study.space.drawn(bench.race.own_values(race.study)))
+
+
+@pytest.mark.slow
+def test_a_peer_with_all_that_the_study_says_begins_with_its_values(bench, tmp_path):
+    race = digits_race(bench, tmp_path)
+    bench.race.Race._peer(race, bench.race.CONTENDERS["optuna-tpe-median"], tmp_path, 0)
+    lines = bench.record.read(tmp_path / "log.jsonl")
+    first = next(line for line in lines if "recommended" in line)
+    assert first["trial"] == lines[0]["trial"] == "trial-0"
+    assert first["recommended"] == own_of(bench, race)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(gpus()) == 1, reason="one process for each GPU")
+def test_processes_on_one_storage_share_their_trials(bench, tmp_path, monkeypatch):
+    """Each trains some of them, none trains that of another, and one of them begins with the study's values."""
+    monkeypatch.setattr(bench.race.Race, "slots", 2)
+    race = digits_race(bench, tmp_path)
+    bench.race.Race._peer(race, bench.race.CONTENDERS["optuna-tpe-median-all"], tmp_path, 0)
+    file = tmp_path / "journal.log"
+    trials = optuna.load_study(study_name="benchmark", storage=JournalStorage(JournalFileBackend(str(file)))).trials
+    assert all(trial.state.is_finished() for trial in trials)
+    # Each line of the journal says who wrote it; 6 sets the state of a trial, of which 0 is running.
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [(line["trial_id"], line["worker_id"]) for line in lines if line["op_code"] == 6 and line["state"] != 0]
+    assert sorted(trial for trial, _ in told) == list(range(len(trials)))
+    assert len({worker for _, worker in told}) == 2
+    [own] = [trial for trial in trials if "fixed_params" in trial.system_attrs]
+    values = {one.name: from_optuna(one, own.params[optuna_name(one)]) for one in race.study.space}
+    assert race.study.space.effective(values) == own_of(bench, race)
+    begun = [line["trial"] for line in bench.record.read(tmp_path / "log.jsonl") if line.keys() == {"at", "trial"}]
+    assert sorted(begun) == sorted(f"trial-{trial.number}" for trial in trials)
+
+
+@pytest.fixture
+def peers() -> Path:
+    """A Python with Ray Tune: this one, or that of an environment which the benchmark has made."""
+    if all(importlib.util.find_spec(name) for name in ("ray", "pandas", "pyarrow", "tensorboardX")):
+        return Path(sys.executable)
+    made = BENCHMARKS.parent / ".peers"
+    if not (made / "peers.txt").is_file():
+        pytest.skip("Ray Tune is not installed; benchmarks/real.py makes .peers, which has it")
+    return made / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_ray_runs_and_begins_with_the_values_of_the_study(bench, tmp_path, peers):
+    race = digits_race(bench, tmp_path / "keep", seconds=60.0, peers=peers)
+    race.keep.mkdir()
+    run = race.go(["ray-asha"], 0)["ray-asha"]
+    assert run.trainings > 1
+    assert run.values is not None
+    kept = json.loads((race.keep / "ray-asha-0.json").read_text())
+    assert kept["code"]["ray"].startswith("2.")
+    first = next(line for line in kept["lines"] if "values" in line and line["trial"].endswith("_00000"))
+    assert first["values"] == own_of(bench, race)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,53 @@ def test_trainings_are_recorded_once_each(tmp_path):
     assert "is of study=digits trainer.max_epochs=2: name another file" in other.stderr
 
 
+def test_a_second_training_is_that_of_the_configuration_in_the_file(tmp_path, recorded):
+    """A file that was begun when numbers stood for other configurations."""
+    words = ["study=digits", "trainer.max_epochs=1"]
+    values = recorded._study(words).space.from_unit(dict.fromkeys(recorded._study(words).space.names, 0.5))
+    file = written(tmp_path, "older.jsonl", [(0, 0, values)], [[0.5]], words)
+    command = [sys.executable, str(BENCHMARKS / "record.py"), "--quick", "--trials", "1", "--again", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(file), *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, first, again = lines_of(file)
+    assert (again["number"], again["seed"], again["values"]) == (0, 100_000, first["values"])
+
+
+def test_no_configuration_is_one_that_a_round_draws(recorded):
+    from record import configuration
+
+    from tuner.search.draws import uniform_point
+
+    study = recorded._study(WORDS)
+    space = study.space
+    drawn = [space.from_unit(uniform_point(seed, 0, index, space.names)) for seed in range(2) for index in range(20)]
+    assert all(configuration(study, number) not in drawn for number in range(20))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--trials", "0"], "argument --trials: a whole number, 1 or more, is wanted, not '0'"),
+        (["--jobs", "two"], "argument --jobs: a whole number, 1 or more, is wanted, not 'two'"),
+        (["--again", "5", "--trials", "4"], "--again is at most --trials (4) and not below 0, not 5"),
+        (["study=digit"], "study: is one of: cifar, digits, quadratic"),
+    ],
+)
+def test_a_mistake_is_told_and_leaves_no_file(recorded, tmp_path, monkeypatch, capsys, options, told):
+    import record
+
+    words = ["record.py", "--out", str(tmp_path / "new.jsonl"), *options, *WORDS[1:]]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as left:
+        record.main()
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "new.jsonl").exists()
+
+
 @pytest.fixture
 def table(recorded, tmp_path):
     """A loss of 100 configurations that is 2 - x at the coordinate x of the learning rate; the first ten were trained twice."""
@@ -97,6 +145,17 @@ def test_noise_is_that_of_two_trainings(table):
     assert np.abs(shown) == pytest.approx(np.full((200, 4), 0.1 / 2**0.5))
     assert (shown == shown[:, :1]).all()
     assert 0.3 < (shown[:, 0] > 0).mean() < 0.7
+
+
+def test_noise_is_that_of_configurations_about_as_good(table, recorded, tmp_path):
+    """All were trained twice: the worse half with a difference of 0.5, the better one with 0.01."""
+    _, jobs, curves, _ = table
+    twice = [(number, 100_000 + number, values) for number, _, values in jobs[:100]]
+    again = [[value + (0.01 if curve[-1] < 1.75 else 0.5) for value in curve] for curve in curves[:100]]
+    made = recorded.Recorded(written(tmp_path / "twice", "line.jsonl", jobs[:100] + twice, curves[:100] + again).parent)
+    for final, difference in ((-1.3, 0.01), (-2.3, 0.5)):
+        shown = np.array([made.noisy(np.full(4, final), np.random.default_rng(seed)) - final for seed in range(50)])
+        assert np.abs(shown) == pytest.approx(np.full((50, 4), difference / 2**0.5))
 
 
 def test_regret_is_nought_for_the_best_and_one_for_the_median(table):

@@ -72,6 +72,35 @@ def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, 
     assert "TPE" not in told.partition("regret")[2]
 
 
+def test_what_rows_depend_on_is_known(search, bowl, monkeypatch):
+    """tuner's on the rule, Optuna's not; both on how tables are read, and on versions."""
+    from searches import rows
+
+    def codes():
+        search.code_of.cache_clear()
+        return [search.code_of(whose, bowl) for whose in ("tuner", "Optuna")]
+
+    before = codes()
+    named = {file.name for part in rows._CODE["tuner"] for file in ([part] if part.is_file() else part.rglob("*.py"))}
+    assert {"promotion.py", "screen.py", "sampler.py", "chosen.py", "space.py", "rounds.py", "tables.py"} <= named
+    monkeypatch.setattr(rows, "digest_of", lambda *parts: " ".join(part.name for part in parts))
+    ours, its = codes()
+    assert "rounds.py" in ours
+    assert "baselines.py" in its
+    assert "tables.py" in ours
+    assert "tables.py" in its
+    assert "chosen.py" not in its
+    monkeypatch.undo()
+    assert codes() == before
+
+
+def test_comments_are_no_part_of_what_rows_depend_on(search, bowl):
+    before = search.code_of("Optuna", bowl)
+    (bowl / "bowl.py").write_text((bowl / "bowl.py").read_text() + "\n# the same table\n")
+    search.code_of.cache_clear()
+    assert search.code_of("Optuna", bowl) == before
+
+
 def test_a_line_that_was_cut_off_is_done_again(bowl, tmp_path, monkeypatch, search, capsys):
     kept = tmp_path / "runs.jsonl"
     words = ["search.py", "--quick", "--data", str(bowl), "--systems", "random", "--tasks", "1", "--jobs", "1"]

@@ -40,6 +40,7 @@ def test_one_command_runs_them_all() -> None:
         assert all(re.fullmatch(SPREAD, cell) for cell in cells(controller, system))
         assert len(cells(controller, system)) == 4
     assert "MiB at" in controller
+    assert "tuner, default search and pruner  the answer at a rung" in re.sub(r"  +", "  ", controller)
     for system in ("tuner, 2 workers", "script"):
         per_minute, _, steady, _, epochs, best = cells(throughput, system)
         assert float(per_minute.split()[0]) > 0
