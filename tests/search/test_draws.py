@@ -299,6 +299,34 @@ def test_the_better_a_trial_has_done_the_more_is_expected_of_it():
 WHOLE_LINE = Stage(0, "coarse", 0, 99, {"lr": (0.0, 1.0)}, {"lr": (0.0, 1.0)})
 
 
+@pytest.mark.parametrize("trained", [None, 0, 5])
+def test_the_last_to_be_trained_in_full_improves_on_what_has_been(trained):
+    """The larger the learning rate the better: six trials at half of the length, a seventh far away at an eighth."""
+    history = History()
+    for number in range(6):
+        lr = 0.05 + 0.08 * number
+        history.drawn(number, {"lr": lr}, 25)
+        history.read(number, 6, 0.6 - lr)
+        history.read(number, 25, 0.5 - lr)
+        history.paused(number)
+    history.drawn(6, {"lr": 0.95}, 6)
+    history.read(6, 6, 0.3)
+    history.paused(6)
+    if trained is not None:
+        history.resumed(trained, EPOCHS)
+        history.read(trained, EPOCHS, 0.45 - history[trained].point["lr"])
+        history.ended(trained, State.COMPLETE)
+    screen = Screen(history, WHOLE_LINE, [Dimension("lr")], 0, 7, epochs=EPOCHS)
+    points = [history[number].point for number in range(7)]
+    expected, final = screen.expected(points), screen.final(points)
+    if trained == 5:
+        assert final == pytest.approx(expected), "the best is trained in full"
+        return
+    assert final[:6].tolist() == sorted(final[:6])
+    assert final[5] > final[6] + 0.5, "what is likely to be good, not what nobody knows"
+    assert final[4] - final[6] > 0.5 > expected[4] - expected[6]
+
+
 def timed_history(paces):
     """Trials over lr that all did the same; how long an epoch took them is a function of lr."""
     history = History()

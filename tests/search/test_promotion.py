@@ -109,9 +109,14 @@ def test_what_a_free_worker_does(case):
     assert next_action(history, plan) == action
 
 
-def judge(new, pace=None, **of):
-    """Expects that of a new configuration, and of trials by number: t0=…, t1=…"""
-    return lambda history, waiting: Expectation(new, {number: of[f"t{number}"] for number in waiting}, pace)
+def judge(new, pace=None, final=None, **of):
+    """Expects that of a new configuration, and of trials by number: t0=…, t1=…; of the last ones what `final` says."""
+
+    def judged(_, waiting):
+        expected = {number: of[f"t{number}"] for number in waiting}
+        return Expectation(new, expected, pace, {number: final[number] for number in waiting} if final else expected)
+
+    return judged
 
 
 def complete(history: History, count: int) -> History:
@@ -200,10 +205,10 @@ JUDGED = {
         judge(9.0, t0=0.0, t1=1.0),
         Resume(1, R),
     ),
-    "at the end by what is left to train": (
+    "at the end by what it is worth as the last one": (
         add(add(paused(1, rung=25), State.PAUSED, {6: 0.5}), State.COMPLETE, {R: 9.0}),
         replace(LADDER, budget_epochs=81 + 49),
-        judge(9.0, t0=0.0, t1=0.5),  # log(25 / 44) is -0.57
+        judge(9.0, t0=0.0, t1=5.0, final={0: -0.1, 1: -0.2}),
         Resume(0, R),
     ),
     "value not finite": (paused(math.nan, rung=6), LADDER, judge(0.0), Draw()),
@@ -415,7 +420,10 @@ class Workers:
     def _judge(self, history: History, waiting: Sequence[int]) -> Expectation:
         new = math.inf if len(history) < 5 else self.chance.gauss()
         pace = self.chance.choice([None, self.chance.uniform(0.1, 10)])
-        return Expectation(new, {} if math.isinf(new) else {number: self.chance.gauss() for number in waiting}, pace)
+        if math.isinf(new):
+            return Expectation(new, {}, pace)
+        expected, final = ({number: self.chance.gauss() for number in waiting} for _ in range(2))
+        return Expectation(new, expected, pace, final)
 
     def _next(self) -> Action:
         if self.plan.seconds_left is None:

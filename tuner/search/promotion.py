@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tuner.search.history import Entry, History, State
 
@@ -69,11 +69,14 @@ class Expectation:
         new: log of the expected improvement of the best new configuration; infinite where it is too early to tell.
         waiting: the same of paused trials, by number.
         pace: seconds per epoch of that new configuration, or None where that is not asked or not known.
+        final: what paused trials are worth, by number, if one of them is the last to be trained in full: the higher the
+            better.
     """
 
     new: float
     waiting: Mapping[int, float]
     pace: float | None = None
+    final: Mapping[int, float] = field(default_factory=dict)
 
 
 #: Expectations of paused trials, or None where no model is to decide.
@@ -165,7 +168,7 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     are among the best 1/eta of their rung, or any of them once eight trainings in full have shown what becomes of late
     bloomers. Of these and of the best new configuration, that of the highest expected improvement per epoch is next,
     where a paused trial costs the epochs to its next rung, and a new one those of a full training. At the end it is the
-    best of the paused ones, by expected improvement per epoch that it still needs.
+    paused one that is expected to improve most on what has been trained in full.
 
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
     are kept to the epoch, but for that one full training. While nothing has been read, half of the budget at most is drawn.
@@ -225,27 +228,16 @@ def _judged(expected: Expectation, history: History, plan: Plan) -> Action | Non
     if draw is None:
         return None
 
-    def until(number: int) -> int:
-        return plan.after(history[number].last_epoch)
-
-    best, worth = _worthiest(expected, history, plan, until)
-    new = expected.new - _log_cost(history, plan, plan.epochs, expected.pace)
-    if best is None or (new >= worth and _has_time(history, plan, plan.epochs, expected.pace)):
-        return draw
-    return Resume(best, until(best))
-
-
-def _worthiest(
-    expected: Expectation, history: History, plan: Plan, until: Callable[[int], int]
-) -> tuple[int | None, float]:
-    """The judged trial that is worth most for what it costs to train it that far, and the log of that worth."""
-
     def worth(number: int) -> float:
         entry = history[number]
-        return expected.waiting[number] - _log_cost(history, plan, until(number) - entry.last_epoch, entry.pace)
+        epochs = plan.after(entry.last_epoch) - entry.last_epoch
+        return expected.waiting[number] - _log_cost(history, plan, epochs, entry.pace)
 
     best = max(sorted(expected.waiting), key=worth, default=None)
-    return best, -math.inf if best is None else worth(best)
+    new = expected.new - _log_cost(history, plan, plan.epochs, expected.pace)
+    if best is None or (new >= worth(best) and _has_time(history, plan, plan.epochs, expected.pace)):
+        return draw
+    return Resume(best, plan.after(history[best].last_epoch))
 
 
 def _log_cost(history: History, plan: Plan, epochs: int, pace: float | None) -> float:
@@ -328,8 +320,8 @@ def _best_to_complete(
     expected: Expectation | None, history: History, plan: Plan, *, anyway: bool = False
 ) -> int | None:
     """The paused trial to be trained in full with what is left: the best that the model has judged, or of the rungs."""
-    if expected is not None and expected.waiting:
-        return _worthiest(expected, history, plan, lambda _: plan.epochs)[0]
+    if expected is not None and expected.final:
+        return max(sorted(expected.final), key=expected.final.__getitem__)
     for rung in reversed(plan.rungs):
         best = _best_waiting(history, plan, rung, anyway=anyway)
         if best is not None and (anyway or plan.epochs - rung <= _left(history, plan)):

@@ -266,9 +266,12 @@ class CoarseToFineSampler(_StatelessSampler):
             if stage.is_coarse:
                 return Expectation(math.inf, {})
             screen = self._screen_of(history, stage, dimensions, index)
-        expected = screen.expected([history[number].point for number in waiting])
+        points = [history[number].point for number in waiting]
+        expected, final = (
+            dict(zip(waiting, map(float, of(points)), strict=True)) for of in (screen.expected, screen.final)
+        )
         best = screen.best()
-        return Expectation(best.expected, dict(zip(waiting, map(float, expected), strict=True)), best.pace)
+        return Expectation(best.expected, expected, best.pace, final)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Opens the trial's stage, for those too whose values are all given."""

@@ -167,6 +167,12 @@ class Screen:
             return np.zeros(len(points))
         return np.asarray(self._score(self._encoding.matrix(points)))
 
+    def final(self, points: Sequence[Mapping[str, float]]) -> Array:
+        """How much points are worth as the last ones to be trained in full, the higher the better; shape (n,)."""
+        if self._score is None or not points:
+            return np.zeros(len(points))
+        return self._score.final(self._encoding.matrix(points))
+
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
         learnt = (part and part.digest for part in (self._score, self._avoid, self._pace))
@@ -235,14 +241,28 @@ class _Acquisition:
         whole = x[:measured].copy()
         whole[:, -1] = 1.0
         # What the measured points are expected to reach, not the best value seen: that one is lucky, or missing.
-        self._best = float(self._posterior.mean(whole).min())
+        expected = self._posterior.mean(whole)
+        self._best = float(expected.min())
+        trained_in_full = expected[x[:measured, -1] == 1.0]
+        self._best_in_full = float(trained_in_full.min()) if len(trained_in_full) else None
 
     def __call__(self, units: Array) -> Array:
         from tuner.search.model import log_expected_improvement  # noqa: PLC0415
 
+        return log_expected_improvement(*self._at_full_length(units), self._best)
+
+    def final(self, units: Array) -> Array:
+        """Log of the improvement on what was trained in full; where nothing was, what is recommended will be this one."""
+        from tuner.search.model import log_expected_improvement  # noqa: PLC0415
+
+        mean, variance = self._at_full_length(units)
+        if self._best_in_full is None:
+            return -mean
+        return log_expected_improvement(mean, variance, self._best_in_full)
+
+    def _at_full_length(self, units: Array) -> tuple[Array, Array]:
         epochs = np.full(len(units), self._encoding.epochs)
-        x = self._encoding.encoded(self._encoding.without_inactive(units), epochs)
-        return log_expected_improvement(*self._posterior.predict(x), self._best)
+        return self._posterior.predict(self._encoding.encoded(self._encoding.without_inactive(units), epochs))
 
 
 class _Pace:
