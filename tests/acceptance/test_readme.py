@@ -1,5 +1,6 @@
 """What the README shows runs as it stands there."""
 
+import math
 import re
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def test_the_example_study_is_a_good_configuration_once_its_package_is_there(tmp
     monkeypatch.syspath_prepend(str(tmp_path))
     words = ["study=mine", "trainer.max_epochs=10", "space.lr.high=0.3", "search.budget=32"]
     assert load(words, config_dir=str(tmp_path / "conf")).study.epochs == 10
+
+
+def test_what_the_readme_shows_of_a_round_is_what_the_defaults_give():
+    from tuner.config import load
+
+    settings = load(["study=digits"])
+    epochs, shown = settings.study.epochs, README.partition("## What you get")[2].partition("```\n\n")[0]
+    first_rung = math.ceil(settings.pruner.first_rung * epochs)
+    assert f"trial 0 paused; val/acc=0.9861 after {first_rung} epochs" in shown
+    assert f"fine 1, from trial {settings.search.coarse + 1}: box of the {settings.search.elites} best" in shown
+    assert f"after {epochs} epochs" in shown
+    assert f"the budget of {settings.search.budget * epochs:g} epochs is used up" in shown
 
 
 def test_every_command_is_in_the_readme():
