@@ -171,7 +171,7 @@ def main() -> None:
     options.add_argument("--batch", type=positive_int, default=128)
     options.add_argument("--limit", default="5120", help="training images; null for all")
     options.add_argument("--epochs", type=positive_int, default=3)
-    options.add_argument("--workers", type=positive_int, default=2, help="of the usual way's DataLoader")
+    options.add_argument("--workers", type=int, default=2, help="of the usual way's DataLoader")
     options.add_argument("--repeats", type=positive_int)
     options.add_argument("--compile", default="false")
     options.add_argument("--accuracy", nargs="*", metavar="OVERRIDE", help="train the study in full instead")

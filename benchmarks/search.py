@@ -30,7 +30,7 @@ from searches.tables import Curves, load
 MAIN = "coarse_to_fine"
 BUDGETS, QUICK_BUDGETS = (8.0, 16.0, 32.0, 64.0), (4.0, 8.0)
 EARLY, EARLY_SHARE = (8.0, 16.0), 0.6
-EXAMPLE = Path(__file__).parent / "searches" / "example"
+EXAMPLE = Path(__file__).resolve().parent / "searches" / "example"
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
                 yield Job(THEIRS, system, task, seed, workers, budgets)
 
 
-def measure(options: argparse.Namespace, tasks: Sequence[str]) -> list[Row]:
+def measure(options: argparse.Namespace, tasks: Sequence[str], kept: Kept) -> list[Row]:
     """Rows of all jobs, those from the file that are there; with `--table-only` no others."""
-    kept = Kept(options.keep)
     kept.leave_aside(options.data)
 
     def places_of(job: Job) -> list[tuple[object, ...]]:
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace, tasks: Sequence[str]) -> list[Row]:
 def report(scores: Scores, *, markdown: bool, judged: bool) -> Iterator[str]:
     """Tables, and verdicts where the table of curves is one to judge by."""
     yield heading(markdown=markdown)
-    header = ["regret, %", *map(_short, scores.places), "proposal, ms", "seeds"]
+    header = ["regret, %", *map(_short, scores.places), "decision, ms", "seeds"]
     rows = []
     for system, seeds in scores.seeds.items():
         cells = [_with_error(*scores.mean(system, place)) for place in scores.places]
@@ -129,9 +128,10 @@ def report(scores: Scores, *, markdown: bool, judged: bool) -> Iterator[str]:
         ]
         yield table([f"minus {MAIN} (95 %)", *map(_short, scores.places)], rows, markdown=markdown)
     # One with fewer seeds has its own line above; here all are compared on the same ones.
-    theirs = [
-        system for system in others if scores.whose[system] == THEIRS and scores.seeds[system] == scores.seeds[MAIN]
-    ]
+    candidates = [system for system in others if scores.whose[system] == THEIRS]
+    theirs = [system for system in candidates if set(scores.seeds[MAIN]) <= set(scores.seeds[system])]
+    if fewer := [system for system in candidates if system not in theirs]:
+        note(f"not among the best of Optuna, because they lack some of the seeds: {', '.join(fewer)}")
     if theirs:
         yield from _against(scores, theirs, markdown=markdown, judged=judged)
 
@@ -140,6 +140,7 @@ def _against(scores: Scores, theirs: Sequence[str], *, markdown: bool, judged: b
     rows, verdicts = [], []
     for place in scores.places:
         found, timed = (scores.against(MAIN, theirs, place, same_time=one) for one in (False, True))
+        is_known = scores.clock(MAIN, place) <= scores.last_time(theirs, place.workers)
         rows.append(
             [
                 str(place),
@@ -148,7 +149,7 @@ def _against(scores: Scores, theirs: Sequence[str], *, markdown: bool, judged: b
                 "" if found.share is None else _range(found.share, digits=2, signed=False),
                 f"{found.won:.0%}",
                 f"{scores.clock(MAIN, place):.1f} / {scores.clock(found.best, place):.1f}",
-                _range(timed.difference),
+                _range(timed.difference) if is_known else "",
                 str(found.seeds),
             ]
         )
@@ -226,18 +227,32 @@ def _options() -> argparse.Namespace:
     made.add_argument("--keep", type=Path, help="file of the runs that are done, to go on from")
     made.add_argument("--table-only", action="store_true", help="run nothing: the table of what --keep has of them")
     made.add_argument("--plot", type=plot_file, help="file of the picture")
-    return filled(
+    options = filled(
         made.parse_args(),
         usual={"seeds": 10, "budgets": list(BUDGETS)},
         quick={"seeds": 1, "budgets": list(QUICK_BUDGETS), "tasks": 2},
     )
+    if options.first_seed < 0:
+        made.error(f"argument --first-seed: 0 or more is wanted, not {options.first_seed}")
+    if options.table_only and options.keep is None:
+        made.error("argument --table-only: --keep FILE says of which runs")
+    for name in ("systems", "workers", "budgets"):
+        setattr(options, name, list(dict.fromkeys(getattr(options, name))))
+    return options
 
 
 def main() -> int:
     options = _options()
-    tasks = _curves(str(options.data)).tasks[: options.tasks]
+    try:
+        tasks = _curves(str(options.data)).tasks[: options.tasks]
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        sys.exit(f"--data {options.data}: it has no table that can be read: {error}")
+    try:
+        kept = Kept(options.keep)
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"--keep {options.keep}: it is no file of this benchmark: {error}. Name another one.")
     places = [Place(workers, budget) for workers, budget in product(options.workers, options.budgets)]
-    scores = Scores(measure(options, tasks), options.systems, places, tasks)
+    scores = Scores(measure(options, tasks, kept), options.systems, places, tasks)
     if missing := [system for system in options.systems if system not in scores.seeds]:
         note(f"no seed with all tasks and budgets: {', '.join(missing)}")
     if not scores.seeds:

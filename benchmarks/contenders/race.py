@@ -13,6 +13,7 @@ What the logs come to is the business of `curves` and `results`, so that these t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -160,11 +161,12 @@ class Race:
 
     def _put_aside(self, seed: int) -> None:
         """All runs of a seed, so that none of them is taken for one of the same go, should this one be broken off."""
-        (self.keep / "aside").mkdir(exist_ok=True)
+        aside = self.keep / "aside" / f"{time.time_ns()}"
+        aside.mkdir(parents=True)
         for name in CONTENDERS:
             file = self._file(name, seed)
             if file.exists():
-                file.replace(self.keep / "aside" / file.name)
+                file.replace(aside / file.name)
 
     def _run(self, name: str, seed: int, go: float) -> Run:
         kept = self._kept(name, seed)
@@ -172,9 +174,11 @@ class Race:
             code = self.code(name)
             with temporary_folder() as folder:
                 began = self._tuner(folder, seed) if name == OWN else self._peer(CONTENDERS[name], folder, seed)
-                kept = {"code": code, "go": go, "began": began, "lines": read(folder / "log.jsonl")}
-            if self.code(name) != code:
-                kept["code"] = None  # nobody knows which of its processes had which
+                # Not known, if files were edited meanwhile: nobody knows which of its processes had which.
+                kept = {"code": None, "go": go, "began": began, "lines": read(folder / "log.jsonl")}
+            with contextlib.suppress(SyntaxError):  # of a file that is being edited
+                if self.code(name) == code:
+                    kept["code"] = code
             write(self._file(name, seed), kept)
         run = Run.of_log(kept["lines"], kept["began"], self.seconds)
         best = run.seen[-1][1] if run.seen else math.nan

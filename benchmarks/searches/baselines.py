@@ -95,7 +95,7 @@ class _Simulation:
             then = now + (1 if self._prunes else self._curves.epochs)
             for budget in [one for one in budgets if one not in regrets and then > ends[one]]:
                 regrets[budget], spent[budget] = self._best(), len(self._regrets)
-            if len(regrets) == len(budgets):
+            if len(regrets) == len(ends):
                 break
             if not self._goes_on(trial, epoch):
                 trial, epoch = self._next(), 0

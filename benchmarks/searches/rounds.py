@@ -95,9 +95,13 @@ class _Round:
                 now, number = heapq.heappop(under_way)
                 self._reach(number)
                 continue
-            asked = [self._ask()] if isinstance(action, Draw) else []
-            self._proposals.append(1e3 * (time.perf_counter() - began))
-            number, epochs = self._resume(action) if isinstance(action, Resume) else self._begin(*asked[0])
+            if isinstance(action, Draw):
+                trial, values = self._ask()
+                self._proposals.append(1e3 * (time.perf_counter() - began))
+                number, epochs = self._begin(trial, values)
+            else:
+                self._proposals.append(1e3 * (time.perf_counter() - began))
+                number, epochs = self._resume(action)
             heapq.heappush(under_way, (now + epochs, number))
         complete = self._history.ranked(self._plan.epochs)
         best = self._trials[complete[0][1]].regret if complete else 1.0

@@ -15,20 +15,22 @@ OURS, THEIRS = "tuner", "Optuna"
 VERSIONS = ("numpy", "optuna", "scikit-learn", "scipy", "torch")
 
 _ROOT = Path(__file__).parents[2]
-_SIMULATION = tuple(Path(__file__).with_name(f"{name}.py") for name in ("tables", "recorded"))
+#: How a table is read, and the study that it stands for.
+_TABLE = (
+    *(Path(__file__).with_name(f"{name}.py") for name in ("tables", "recorded")),
+    *(_ROOT / "tuner" / name for name in ("config", "space.py")),
+    *(_ROOT / "tuner" / "search" / f"{name}.py" for name in ("distributions", "encoding", "stages")),
+    _ROOT / "conf" / "study",
+)
 #: What the runs of each depend on, besides the table.
 _CODE = {
     OURS: (
         Path(__file__).with_name("rounds.py"),
-        *_SIMULATION,
-        *(_ROOT / "tuner" / name for name in ("search", "config", "chosen.py", "space.py")),
+        *_TABLE,
+        *(_ROOT / "tuner" / name for name in ("search", "chosen.py")),
         *(_ROOT / "conf" / name for name in ("search", "pruner", "config.yaml")),
     ),
-    THEIRS: (
-        Path(__file__).with_name("baselines.py"),
-        *_SIMULATION,
-        *(_ROOT / "tuner" / name for name in ("search/distributions.py", "search/encoding.py", "space.py")),
-    ),
+    THEIRS: (Path(__file__).with_name("baselines.py"), *_TABLE),
 }
 
 
@@ -40,7 +42,7 @@ class Row:
         regret: 0 for the best value known, 1 for the median of random configurations.
         drawn: configurations until then.
         clock: time that the run took, in full trainings' worth of all workers.
-        proposal_ms: median of the run, from a free worker to what it does next.
+        proposal_ms: milliseconds from a free worker to what it does next, median of the run; of Optuna to its next trial.
         code: with which program and table; rows of another one are not taken from a file.
     """
 

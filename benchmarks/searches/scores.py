@@ -37,8 +37,7 @@ class Place:
 class Against:
     """One system against the best of others, at one place.
 
-    The best of them is the best in each draw of the bootstrap: of several alike the best in one sample is lucky. That counts
-    against the one.
+    The best of them was chosen on the same rows. Of many alike the best one is lucky, so that this counts against the one.
 
     Attributes:
         best: the one of the lowest mean.
@@ -122,8 +121,7 @@ class Scores:
         seeds = self.common_seeds(one, other)
         if not seeds:
             return np.nan, np.nan, np.nan
-        values = self.regrets(one, place, seeds) - self.regrets(other, place, seeds)
-        return _with_interval(lambda tasks, chosen: float(values[np.ix_(tasks, chosen)].mean()), values.shape)
+        return _mean_with_interval(self.regrets(one, place, seeds) - self.regrets(other, place, seeds))
 
     def against(self, one: str, others: Sequence[str], place: Place, *, same_time: bool = False) -> Against:
         """How `one` compares with the best of others on the seeds that all of them have.
@@ -136,32 +134,29 @@ class Scores:
                 interpolated between their budgets, over the logarithm of the time.
         """
         seeds = self.common_seeds(one, *others)
-        mine = self.regrets(one, place, seeds)
         time = self.clock(one, place) if same_time else place.budget
-        its = np.stack([self._after(other, place.workers, time, seeds) for other in others])
-
-        def means(tasks: Array, chosen: Array) -> tuple[float, float]:
-            cells = np.ix_(tasks, chosen)
-            return float(mine[cells].mean()), float(min(one[cells].mean() for one in its))
-
-        def difference(tasks: Array, chosen: Array) -> float:
-            ours, theirs = means(tasks, chosen)
-            return ours - theirs
+        regrets = {other: self._after(other, place.workers, time, seeds) for other in others}
+        best = min(others, key=lambda other: regrets[other].mean())
+        mine, its = self.regrets(one, place, seeds), regrets[best]
 
         def share(tasks: Array, chosen: Array) -> float:
-            ours, theirs = means(tasks, chosen)
-            return ours / theirs if theirs > 0 else np.inf
+            cells = np.ix_(tasks, chosen)
+            return float(mine[cells].mean() / its[cells].mean()) if its[cells].mean() > 0 else np.inf
 
-        best = int(np.argmin(its.mean(axis=(1, 2))))
         return Against(
-            best=others[best],
+            best=best,
             mine=float(mine.mean()),
-            its=float(its[best].mean()),
-            difference=_with_interval(difference, mine.shape),
-            share=_with_interval(share, mine.shape) if its[best].mean() > 0 else None,
-            won=float((mine.mean(axis=1) < its[best].mean(axis=1)).mean()),
+            its=float(its.mean()),
+            difference=_mean_with_interval(mine - its),
+            share=_with_interval(share, mine.shape) if its.mean() > 0 else None,
+            won=float((mine.mean(axis=1) < its.mean(axis=1)).mean()),
             seeds=len(seeds),
         )
+
+    def last_time(self, others: Sequence[str], workers: int) -> float:
+        """How long the runs of the largest budget took, the longest of these systems."""
+        largest = max((place for place in self.places if place.workers == workers), key=lambda place: place.budget)
+        return max(self.clock(other, largest) for other in others)
 
     def _after(self, system: str, workers: int, time: float, seeds: Sequence[int]) -> Array:
         """Regrets after a time, shape (tasks, seeds); before the first and after the last budget those of that one."""
@@ -169,6 +164,10 @@ class Scores:
         known = np.stack([self.regrets(system, place, seeds) for place in places])
         times = np.log([self.clock(system, place) for place in places])
         return np.asarray(np.apply_along_axis(lambda values: np.interp(np.log(time), times, values), 0, known))
+
+
+def _mean_with_interval(values: Array) -> tuple[float, float, float]:
+    return _with_interval(lambda tasks, seeds: float(values[np.ix_(tasks, seeds)].mean()), values.shape)
 
 
 def _with_interval(statistic: Callable[[Array, Array], float], shape: tuple[int, ...]) -> tuple[float, float, float]:

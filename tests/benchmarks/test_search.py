@@ -87,8 +87,9 @@ def test_what_rows_depend_on_is_known(search, bowl, monkeypatch):
     ours, its = codes()
     assert "rounds.py" in ours
     assert "baselines.py" in its
-    assert "tables.py" in ours
-    assert "tables.py" in its
+    assert all(
+        name in one for name in ("tables.py", "recorded.py", "stages.py", "study", "config") for one in (ours, its)
+    )
     assert "chosen.py" not in its
     monkeypatch.undo()
     assert codes() == before
@@ -99,6 +100,47 @@ def test_comments_are_no_part_of_what_rows_depend_on(search, bowl):
     (bowl / "bowl.py").write_text((bowl / "bowl.py").read_text() + "\n# the same table\n")
     search.code_of.cache_clear()
     assert search.code_of("Optuna", bowl) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--table-only"], "--keep FILE says of which runs"),
+        (["--first-seed", "-1"], "0 or more is wanted, not -1"),
+        (["--keep", "{other}"], "it is no file of this benchmark"),
+        (["--data", "{empty}"], "it has no table that can be read"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(search, tmp_path, monkeypatch, capsys, words, told):
+    (tmp_path / "other").write_text('{"a": 1}\n')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "curves.jsonl").write_text("")
+    there = {"other": tmp_path / "other", "empty": tmp_path / "empty"}
+    monkeypatch.setattr(sys, "argv", ["search.py", "--quick", *(word.format(**there) for word in words)])
+    with pytest.raises(SystemExit) as left:
+        search.main()
+    assert told in capsys.readouterr().err + str(left.value)
+
+
+def test_what_is_named_twice_is_run_once(search, bowl, monkeypatch, capsys):
+    words = [
+        "--systems",
+        "random",
+        "random",
+        "--budgets",
+        "4",
+        "4",
+        "--workers",
+        "1",
+        "1",
+        "--tasks",
+        "1",
+        "--seeds",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["search.py", "--data", str(bowl), "--jobs", "1", *words])
+    assert search.main() == 0
+    assert "1 of 1 runs" in capsys.readouterr().err
 
 
 def test_a_line_that_was_cut_off_is_done_again(bowl, tmp_path, monkeypatch, search, capsys):

@@ -144,6 +144,31 @@ def test_a_place_where_a_trial_runs_promises_less_the_more_so_the_further_it_tra
     assert expected[0] - expected[2] > 0.01
 
 
+def test_parallel_draws_differ():
+    history, drawn = grown(20), []
+    for index in range(20, 28):
+        point = Screen(history, stage_for(grown(20)), DIMENSIONS, 0, index, epochs=EPOCHS).best().point
+        history.drawn(index, SPACE.to_unit(SPACE.from_unit(point)), 6)
+        drawn.append(point["lr"])
+    assert len(set(drawn)) == 8
+
+
+def test_what_diverged_was_not_trained_in_full():
+    """One that went on to the end and diverged on its way: still the last one to be trained is what is recommended."""
+    history = History()
+    for number in range(4):
+        history.drawn(number, {"lr": 0.1 + 0.2 * number}, 25)
+        history.read(number, 25, 0.5 - 0.1 * number)
+        history.paused(number)
+    points = [history[number].point for number in range(3)]
+    history.resumed(3, EPOCHS)
+    history.ended(3, State.DIVERGED)
+    screen = Screen(history, WHOLE_LINE, [Dimension("lr")], 0, 4, epochs=EPOCHS)
+    x = Encoding([Dimension("lr")], EPOCHS)
+    mean = screen._score._posterior.mean(x.encoded(x.matrix(points), np.full(3, EPOCHS)))
+    assert screen.final(points) == pytest.approx(-mean)
+
+
 def test_draws_keep_away_from_where_trials_diverged():
     """The upper half of the learning rates diverges; one draw in two would fall there."""
     history = History()

@@ -173,7 +173,8 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     A draw that could not be trained in full afterwards is not made, unless nothing was trained in full so far. Budgets
     are kept to the epoch, but for that one full training. While nothing has been read, half of the budget at most is drawn.
     Where time is bounded the same holds of the time that is left, by the paces of the trials so far, but nothing waits then
-    for what is on its way to a rung; and where nothing else is bounded trials cost seconds instead of epochs.
+    for what is on its way to a rung; and where nothing else is bounded trials cost seconds instead of epochs, but for the
+    last ones, which cost what is left anyway.
     """
     action = _next_action(history, plan, judge)
     if not isinstance(action, Finished) or plan.closing or plan.seconds_left is None:

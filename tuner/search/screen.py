@@ -230,12 +230,22 @@ def _moved(
 
 
 class _Acquisition:
-    """Log expected improvement at full length, for candidates."""
+    """Log expected improvement at full length, for candidates.
 
-    def __init__(self, encoding: Encoding, x: Array, y: Array, hyper: Hyperparameters, measured: int) -> None:
+    Args:
+        encoding: of points.
+        x, y: measured rows, and after them those that are believed of running trials.
+        hyper: of the model.
+        in_full: for each measured row whether a training came to its end there.
+    """
+
+    def __init__(
+        self, encoding: Encoding, x: Array, y: Array, hyper: Hyperparameters, in_full: NDArray[np.bool_]
+    ) -> None:
         from tuner.search.model import Posterior  # noqa: PLC0415
 
         self._encoding = encoding
+        measured = len(in_full)
         self.digest = _digest(x, y, hyper, measured)
         self._posterior = Posterior(x, y, hyper, encoding.groups)
         whole = x[:measured].copy()
@@ -243,8 +253,7 @@ class _Acquisition:
         # What the measured points are expected to reach, not the best value seen: that one is lucky, or missing.
         expected = self._posterior.mean(whole)
         self._best = float(expected.min())
-        trained_in_full = expected[x[:measured, -1] == 1.0]
-        self._best_in_full = float(trained_in_full.min()) if len(trained_in_full) else None
+        self._best_in_full = float(expected[in_full].min()) if in_full.any() else None
 
     def __call__(self, units: Array) -> Array:
         from tuner.search.model import log_expected_improvement  # noqa: PLC0415
@@ -314,7 +323,8 @@ def _acquisition(history: History, encoding: Encoding, cache: ScreenCache) -> _A
     if len(imagined):
         believed = Posterior(x, y, hyper, encoding.groups).mean(imagined)
         y = np.concatenate([y, believed])
-    return _Acquisition(encoding, np.concatenate([x, imagined]), y, hyper, len(measured))
+    in_full = np.array([row.epoch >= encoding.epochs and math.isfinite(row.value) for row in measured], dtype=bool)
+    return _Acquisition(encoding, np.concatenate([x, imagined]), y, hyper, in_full)
 
 
 @lru_cache(maxsize=64)
