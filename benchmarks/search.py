@@ -146,7 +146,7 @@ def _against(scores: Scores, theirs: Sequence[str], *, markdown: bool, judged: b
                 str(place),
                 found.best,
                 _range(found.difference),
-                "" if found.share is None else _range(found.share, digits=2, signed=False),
+                _range(found.share, digits=2, signed=False) if found.share and place.budget in EARLY else "",
                 f"{found.won:.0%}",
                 f"{scores.clock(MAIN, place):.1f} / {scores.clock(found.best, place):.1f}",
                 _range(timed.difference) if is_known else "",
@@ -207,6 +207,7 @@ def plot(scores: Scores, options: argparse.Namespace) -> None:
             axis.plot(options.budgets, values, dashes, marker=".", label=f"{scores.whose[system]}: {system}", **style)
         axis.set(xscale="log", xlabel="budget, full trainings", title=f"{workers} at a time", xticks=options.budgets)
         axis.set_xticklabels([f"{budget:g}" for budget in options.budgets])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean regret, %")
     axes[-1].legend(fontsize=6)
