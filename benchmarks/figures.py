@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,8 +152,13 @@ def digest_of(*parts: Path) -> str:
         found = part.rglob("*") if part.is_dir() else [part]
         for file in sorted(one for one in found if one.suffix in (".py", ".yaml", ".jsonl")):
             content = file.read_bytes()
-            known.update(ast.dump(ast.parse(content)).encode() if file.suffix == ".py" else content)
+            known.update(_code_of(content) if file.suffix == ".py" else content)
     return known.hexdigest()[:12]
+
+
+@lru_cache(maxsize=1024)
+def _code_of(content: bytes) -> bytes:
+    return ast.dump(ast.parse(content)).encode()
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

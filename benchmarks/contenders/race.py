@@ -161,7 +161,8 @@ class Race:
 
     def _put_aside(self, seed: int) -> None:
         """All runs of a seed, so that none of them is taken for one of the same go, should this one be broken off."""
-        aside = self.keep / "aside" / f"{time.time_ns()}"
+        before = self.keep / "aside"
+        aside = before / str(len(list(before.glob("*"))))
         aside.mkdir(parents=True)
         for name in CONTENDERS:
             file = self._file(name, seed)

@@ -283,7 +283,7 @@ def test_when_one_has_to_run_again_all_of_its_seed_do(bench, race, started, caps
         race.go(NAMES, seed)
     assert started == ["tuner", "Optuna, Gaussian process"]
     assert "digits, seed 1 is run again by all, because of other code: tuner (" in capsys.readouterr().err
-    assert json.loads((race.keep / "aside" / "tuner-1.json").read_text())["lines"] == LINES
+    assert json.loads((race.keep / "aside" / "0" / "tuner-1.json").read_text())["lines"] == LINES
     for seed in range(2):
         race.go(names, seed)
     assert started[2:] == ["Optuna, TPE, median pruner"]

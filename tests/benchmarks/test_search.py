@@ -192,10 +192,10 @@ def test_a_training_that_is_pruned_costs_the_epochs_that_it_had(search, bowl):
     assert [done.drawn[budget] for budget in (5.0, 6.0, 7.0)] == [6, 11, 16]
 
 
-@pytest.mark.parametrize("system", ["TPE + Hyperband", "random + ASHA", "TPE", "GP 5 + Median", "QMC"])
+@pytest.mark.parametrize("system", ["TPE + Hyperband", "random + ASHA", "TPE", "GP 5", "QMC"])
 def test_a_run_of_optunas_is_repeatable(search, bowl, system):
     curves = search.load(bowl)
-    one, two = (search.baselines.simulate(curves, system, "hard", 3, 2, [6.0, 12.0]) for _ in range(2))
+    one, two = (search.baselines.simulate(curves, system, "hard", 3, 2, [6.0, 8.0]) for _ in range(2))
     assert (one.regrets, one.drawn) == (two.regrets, two.drawn)
 
 
