@@ -2,7 +2,7 @@
 
 `tuner` and Optuna search the same spaces with the same budgets, counted in epochs, and trial n of each has the same
 noise. The score is normalised regret: 0 for the best value known on a task, 100 for the median of random
-configurations. With several workers tuner takes longer for the same epochs, because some have nothing to do while the last
+configurations (`searches/scores.py` says how systems are compared). With several workers tuner takes longer for the same epochs, because some have nothing to do while the last
 trainings end; the time that both take is in the table, in full trainings' worth of all workers. Runs that are done are
 kept in a file, so that a broken-off benchmark goes on.
 """
@@ -26,6 +26,8 @@ from searches import baselines, rounds
 from searches.rows import OURS, THEIRS, Kept, Row, code_of
 from searches.scores import Against, Place, Scores
 from searches.tables import Curves, load
+
+from tuner.errors import TunerError
 
 MAIN = "coarse_to_fine"
 BUDGETS, QUICK_BUDGETS = (8.0, 16.0, 32.0, 64.0), (4.0, 8.0)
@@ -246,7 +248,7 @@ def main() -> int:
     options = _options()
     try:
         tasks = _curves(str(options.data)).tasks[: options.tasks]
-    except (ValueError, IndexError, KeyError, OSError) as error:
+    except (ValueError, IndexError, KeyError, OSError, TunerError) as error:
         sys.exit(f"--data {options.data}: it has no table that can be read: {error}")
     try:
         kept = Kept(options.keep)

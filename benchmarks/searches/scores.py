@@ -107,7 +107,7 @@ class Scores:
         return float(self._values(system, place, None, lambda row: row.clock).mean())
 
     def cost_ms(self, system: str) -> float:
-        """Of a proposal, median over the runs of the largest budget."""
+        """Milliseconds of a decision, median over the runs of the largest budget; smaller ones know less and are faster."""
         largest = max(place.budget for place in self.places)
         return statistics.median(
             row.proposal_ms for row in self._cells.values() if (row.system, row.budget) == (system, largest)
@@ -117,10 +117,8 @@ class Scores:
         return sorted(set.intersection(*(set(self.seeds[system]) for system in systems)))
 
     def difference(self, one: str, other: str, place: Place) -> tuple[float, float, float]:
-        """Regret of `one` minus that of `other` with its 95 % interval, paired by task and seed; NaN without any."""
+        """Regret of `one` minus that of `other` with its 95 % interval, paired by task and by the seeds that both have."""
         seeds = self.common_seeds(one, other)
-        if not seeds:
-            return np.nan, np.nan, np.nan
         return _mean_with_interval(self.regrets(one, place, seeds) - self.regrets(other, place, seeds))
 
     def against(self, one: str, others: Sequence[str], place: Place, *, same_time: bool = False) -> Against:

@@ -109,13 +109,16 @@ def test_comments_are_no_part_of_what_rows_depend_on(search, bowl):
         (["--first-seed", "-1"], "0 or more is wanted, not -1"),
         (["--keep", "{other}"], "it is no file of this benchmark"),
         (["--data", "{empty}"], "it has no table that can be read"),
+        (["--data", "{unknown}"], "got 'nobodys'"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(search, tmp_path, monkeypatch, capsys, words, told):
     (tmp_path / "other").write_text('{"a": 1}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "curves.jsonl").write_text("")
-    there = {"other": tmp_path / "other", "empty": tmp_path / "empty"}
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "curves.jsonl").write_text('{"words": ["study=nobodys"]}\n')
+    there = {name: tmp_path / name for name in ("other", "empty", "unknown")}
     monkeypatch.setattr(sys, "argv", ["search.py", "--quick", *(word.format(**there) for word in words)])
     with pytest.raises(SystemExit) as left:
         search.main()
