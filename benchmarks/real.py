@@ -110,7 +110,10 @@ def refuse_other_settings(race: Race) -> None:
             write(file, race.settings)
     except OSError as error:
         raise ValueError(f"--keep: runs cannot be kept in {race.keep}: {error}. Name another folder.") from None
-    kept = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        kept = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"--keep: {file} has no settings that can be read: {error}. Name another folder.") from None
     changed = [f"{key} was {kept.get(key)} and is {now}" for key, now in race.settings.items() if kept.get(key) != now]
     if changed:
         raise ValueError(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner import __version__, ctrl_c, sections
+from tuner import __version__, ctrl_c, output, sections
 from tuner.errors import ConfigError, Problem, TunerError, did_you_mean
 from tuner.sections import Key
 
@@ -138,11 +138,12 @@ def _run(command: str, config_dir: str | None, overrides: Sequence[str], *, inte
         return 0
     except ConfigError as error:
         count = len(error.problems)
-        sys.stderr.write(f"{count} problem{'' if count == 1 else 's'} in the configuration:\n")
-        sys.stderr.writelines(f"  {_with_bare_keys(problem, command)}\n" for problem in error.problems)
+        output.say(f"{count} problem{'' if count == 1 else 's'} in the configuration:")
+        for problem in error.problems:
+            output.say(f"  {_with_bare_keys(problem, command)}")
         return error.exit_code
     except TunerError as error:
-        sys.stderr.write(f"{error}\n")
+        output.say(str(error))
         return error.exit_code
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.commands import report
+from tuner import output
 from tuner.commands.values import own_values
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
@@ -52,7 +52,7 @@ def batch_fit(
         remedy = f"Write launcher.workers={len(gpus())}, or trainer.fit_batch=false."
         raise ConfigError([Problem("trainer.fit_batch", rule, f"{settings.launcher.workers} workers", remedy)])
     if plain["trainer"].get("accelerator") == "cpu" or not gpus():
-        report.say("trainer.fit_batch: there is no GPU, and a machine whose own memory ran out could not say so.")
+        output.say("trainer.fit_batch: there is no GPU, and a machine whose own memory ran out could not say so.")
         return None
     names, _ = combinations(study.space)
     known = ledger.noted(NOTE)
@@ -60,7 +60,7 @@ def batch_fit(
         known = _measured(settings, study, root, tick, path, most)
         ledger.note_of_round(NOTE, known)
         for widths, largest in known.items():
-            report.say(f"largest batch on the GPU{f' with {widths}' if widths else ''}: {largest}")
+            output.say(f"largest batch on the GPU{f' with {widths}' if widths else ''}: {largest}")
     return BatchFit(path, names, known)
 
 
@@ -93,7 +93,7 @@ def divide(
     if fit is not None:
         parts = fit.apply(config, study.space.active({**own_values(study), **values}))
         if parts:
-            report.say(f"the batch is trained in {parts['accumulate_grad_batches']} parts of {parts['micro_batch']}")
+            output.say(f"the batch is trained in {parts['accumulate_grad_batches']} parts of {parts['micro_batch']}")
     return config
 
 
@@ -118,7 +118,7 @@ def _measured(
         launcher_of(settings, study, root, len(tasks)),
         tasks,
         retries=settings.launcher.max_retries,
-        on_retry=lambda _, note: report.say(f"largest batch: {note}"),
+        on_retry=lambda _, note: output.say(f"largest batch: {note}"),
         on_tick=tick,
     )
     for values, result in zip(measured, results, strict=True):

@@ -6,6 +6,7 @@ import shlex
 
 import yaml
 
+from tuner import output
 from tuner.commands import report
 from tuner.config import Settings
 from tuner.config.identity import changes, digest
@@ -33,11 +34,11 @@ def champion(settings: Settings) -> int:
             if record is None:
                 raise TunerError(f"{study.name} has no champion in {database}. Write: tuner study={study.name}")
             if changed := changes(record.identity, settings.identity):
-                report.say(f"This is the champion of {record.name}; since then has changed: {'; '.join(changed)}")
+                output.say(f"This is the champion of {record.name}; since then has changed: {'; '.join(changed)}")
         found = rounds.champion(record)
     if found is None:
         raise TunerError(f"{record.name} has lost its champion while it was read. Try again.")
-    report.put(as_yaml(record, found).rstrip())
+    output.put(as_yaml(record, found).rstrip())
     return 0
 
 

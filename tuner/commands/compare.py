@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tuner import __version__, advice
+from tuner import __version__, advice, output
 from tuner.commands import report
 from tuner.commands.choices import Choice, plan
 from tuner.commands.folders import writable
@@ -104,7 +104,7 @@ def _train(
 
     def on_end(task: Task, result: Result) -> None:
         done[task.trial] = result
-        report.say(f"training {len(done)} of {len(tasks)}, {called(task)}: {_ending(result, metric)}")
+        output.say(f"training {len(done)} of {len(tasks)}, {called(task)}: {_ending(result, metric)}")
         if result.outcome is Outcome.NO_OBJECTIVE:
             raise StudyError(f"objective.metric: {result.reason}. Write objective.metric=NAME, or log it.")
 
@@ -116,11 +116,11 @@ def _train(
             retries=settings.launcher.max_retries,
             on_start=on_start,
             on_value=on_value,
-            on_retry=lambda task, note: report.say(f"{called(task)}: {note}"),
+            on_retry=lambda task, note: output.say(f"{called(task)}: {note}"),
             on_end=on_end,
         )
     except KeyboardInterrupt:
-        report.say(f"interrupted: {len(done)} of {len(tasks)} trainings are done, and the others are not counted")
+        output.say(f"interrupted: {len(done)} of {len(tasks)} trainings are done, and the others are not counted")
     return [
         Training(
             choice=turns[task.trial][1],
@@ -171,8 +171,8 @@ def _publish(
     _write(folder / "curves.png", picture)
     _write(folder / "index.html", shown.page(comparison, made, picture).encode())
     for line in (*shown.aligned(shown.table(comparison, made)), *shown.notes(comparison, made)):
-        report.put(line)
-    report.put(f"everything else: {whose}; figure, page and raw values: {folder}")
+        output.put(line)
+    output.put(f"everything else: {whose}; figure, page and raw values: {folder}")
 
 
 def _facts(

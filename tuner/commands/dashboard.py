@@ -8,7 +8,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
-from tuner.commands import report
+from tuner import output
 from tuner.config import Settings
 from tuner.errors import TunerError
 from tuner.store.database import Database
@@ -40,7 +40,7 @@ def dashboard(settings: Settings) -> int:
                 f"dashboard.host={where.host} dashboard.port={where.port}: {error.strerror or error}. Write another dashboard.port, or 0 for any free one."
             ) from None
         with server:
-            report.say(f"optuna-dashboard on http://{where.host}:{server.server_port}/ for {database}; Ctrl-C ends it.")
+            output.say(f"optuna-dashboard on http://{where.host}:{server.server_port}/ for {database}; Ctrl-C ends it.")
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from tuner import output
 from tuner.chosen import expected_draws
 from tuner.commands import report
 from tuner.commands.batch_fit import divide, known_fit
@@ -47,16 +48,16 @@ def lr_range(settings: Settings) -> int:
     result, reading = tested(settings, study, values, folder, tick=None)
     picture = folder / PICTURE
     _draw(reading, study.name, whose, picture)
-    report.put(f"range test of {study.name} with {whose}: {_length(result, reading)}")
+    output.put(f"range test of {study.name} with {whose}: {_length(result, reading)}")
     for line in _zones(reading):
-        report.put(f"  {line}")
+        output.put(f"  {line}")
     for finding in reading.findings:
-        report.put(f"  {finding.value}")
+        output.put(f"  {finding.value}")
     if reading.suggestion is not None:
-        report.put(f"  suggested: {_short(reading.suggestion.value)}, where half of the fall has been made")
+        output.put(f"  suggested: {_short(reading.suggestion.value)}, where half of the fall has been made")
         for line in overrides(study, values, reading.suggestion):
-            report.put(f"  {line}")
-    report.put(f"figure: {picture}")
+            output.put(f"  {line}")
+    output.put(f"figure: {picture}")
     return 0 if reading.suggestion else NO_SUGGESTION
 
 
@@ -110,7 +111,7 @@ def tested(
         launcher_of(settings, study, folder.absolute(), most=1),
         [task],
         retries=settings.launcher.max_retries,
-        on_retry=lambda _, note: report.say(f"range test: {note}"),
+        on_retry=lambda _, note: output.say(f"range test: {note}"),
         on_tick=tick,
     )
     found = result.findings
@@ -183,7 +184,7 @@ def first_stage(
     units = study.space.to_unit(defaults)
     (stage,) = stages_until(0, (), History(), dimensions, zoom=zoom, defaults=units)
     narrow = narrowed(stage, target, reading)
-    report.say(f"{name}: {narrow.reason}; figure: {folder / PICTURE}")
+    output.say(f"{name}: {narrow.reason}; figure: {folder / PICTURE}")
     return narrow
 
 

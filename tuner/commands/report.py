@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tuner import advice
+from tuner import advice, output
 from tuner.config import Settings, StudySettings
 from tuner.errors import TunerError
 from tuner.round import Round
@@ -24,17 +22,6 @@ NO_CHAMPION = 1
 NEAR = 0.1
 
 
-def say(text: str) -> None:
-    """One line for people, on standard error."""
-    with contextlib.suppress(BrokenPipeError):  # nobody reads it, which is no reason to stop
-        sys.stderr.write(f"{text}\n")
-
-
-def put(text: str) -> None:
-    """One line of a result, on standard output."""
-    sys.stdout.write(f"{text}\n")
-
-
 def needed(settings: Settings) -> StudySettings:
     if settings.study is None:
         raise TunerError("This command needs a study: write study=NAME.")
@@ -43,7 +30,7 @@ def needed(settings: Settings) -> StudySettings:
 
 def finished_before(record: RoundRecord, rounds: Rounds) -> int:
     """The answer to a command whose round was finished by an earlier call."""
-    say(f"{record.name} is finished; raise search.budget, search.trials or search.timeout to go on.")
+    output.say(f"{record.name} is finished; raise search.budget, search.trials or search.timeout to go on.")
     return finished(record, rounds)
 
 
@@ -51,12 +38,12 @@ def finished(record: RoundRecord, rounds: Rounds) -> int:
     """Print the champion; without one the exit code says so."""
     champion = rounds.champion(record)
     if champion is None:
-        say(
+        output.say(
             f"{record.name} has no champion: no trial was trained in full. `tuner status study={record.study}` tells what became of them."
         )
         return NO_CHAMPION
-    put(champion_line(record, champion))
-    put(f"  {shlex.join(champion.overrides)}")
+    output.put(champion_line(record, champion))
+    output.put(f"  {shlex.join(champion.overrides)}")
     return 0
 
 
@@ -69,10 +56,10 @@ def champion_line(record: RoundRecord, champion: Champion) -> str:
 
 def interrupted(record: RoundRecord, ledger: Ledger, champion: Champion | None) -> None:
     """The summary of a call that was stopped on the way."""
-    put(f"{record.name}: interrupted with {_outcomes(ledger)}")
+    output.put(f"{record.name}: interrupted with {_outcomes(ledger)}")
     if champion is not None:
-        put(f"best so far: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
-    say("The same command goes on from here.")
+        output.put(f"best so far: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
+    output.say("The same command goes on from here.")
 
 
 def summary(
@@ -84,16 +71,18 @@ def summary(
     champion: Champion | None,
 ) -> None:
     """What a round came to, before its champion."""
-    put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
+    output.put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
     for stage in stages:
-        put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
+        output.put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
     best = study.space.to_unit(ledger.values(champion.trial)) if champion else {}
     for edge in stages[-1].pressed if stages else ():
         # What pressed when the stage began may have been left since.
         place = best.get(edge.parameter)
         if place is None or (place if edge.side == "low" else 1 - place) > NEAR:
             continue
-        put(f"  {advice.pressed(study.space[edge.parameter], edge.side, expanding=round_.settings.search.expand)}")
+        output.put(
+            f"  {advice.pressed(study.space[edge.parameter], edge.side, expanding=round_.settings.search.expand)}"
+        )
 
 
 def _outcomes(ledger: Ledger) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner import advice
+from tuner import advice, output
 from tuner.checkpoints import size_bytes
 from tuner.commands import report
 from tuner.config import Settings
@@ -18,13 +18,13 @@ def status(settings: Settings) -> int:
     """Print all rounds of the store, or those of one study."""
     name = settings.study.name if settings.study else None
     if not Database.is_there(settings.store.url):
-        report.put(f"no rounds: there is no database at {settings.store.url} yet")
+        output.put(f"no rounds: there is no database at {settings.store.url} yet")
         return 0
     with Database(settings.store.url) as database, database.explained():
         rounds = Rounds(database)
         records = rounds.all(name)
         if not records:
-            report.put(f"no rounds{f' of {name}' if name else ''} in {database}")
+            output.put(f"no rounds{f' of {name}' if name else ''} in {database}")
         for record in records:
             _show(record, rounds, database, settings)
     return 0
@@ -32,26 +32,26 @@ def status(settings: Settings) -> int:
 
 def _show(record: RoundRecord, rounds: Rounds, database: Database, settings: Settings) -> None:
     seen, doing = overview(database, record.name), _doing(record, database)
-    report.put(
+    output.put(
         f"{record.name}: {doing}, {report.counted(seen.outcomes)}, {record.seconds_used:.0f} s, data {record.data_version}"
     )
     stages = {stage["name"]: stage for stage in rounds.stages(record)}
     for name in [*stages, *(name for name in seen.by_stage if name not in stages)]:
         counts = seen.by_stage.get(name)
         why = f": {stages[name]['reason']}" if name in stages else ""
-        report.put(f"  {name}: {report.counted(counts) if counts else 'nothing drawn'}{why}")
+        output.put(f"  {name}: {report.counted(counts) if counts else 'nothing drawn'}{why}")
         if stages.get(name, {}).get("elites"):
             elites = ", ".join(map(str, stages[name]["elites"]))
-            report.put(f"    elites {elites}; box {advice.spans(stages[name]['ranges'])}")
+            output.put(f"    elites {elites}; box {advice.spans(stages[name]['ranges'])}")
     trains = "trains on" if doing.startswith("run by") else "was left by"
     for training in seen.training:
-        report.put(f"  trial {training.number} ({training.stage}) {trains} {training.worker}")
+        output.put(f"  trial {training.number} ({training.stage}) {trains} {training.worker}")
     checkpoints = size_bytes(Path(settings.store.folder) / record.name)
     if checkpoints:
-        report.put(f"  checkpoints on this disk: {checkpoints / 1e6:,.1f} MB in {settings.store.folder}/{record.name}")
+        output.put(f"  checkpoints on this disk: {checkpoints / 1e6:,.1f} MB in {settings.store.folder}/{record.name}")
     champion = rounds.champion(record)
     if champion is not None:
-        report.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
+        output.put(f"  best: {record.metric}={advice.short(champion.value)} by trial {champion.trial}")
 
 
 def _doing(record: RoundRecord, database: Database) -> str:

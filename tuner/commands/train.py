@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tuner import advice
+from tuner import advice, output
 from tuner.commands import report
 from tuner.commands.batch_fit import divide, known_fit
 from tuner.commands.folders import writable
@@ -40,13 +40,13 @@ def train(settings: Settings) -> int:
         kind=Kind.FINAL,
         options={"split": settings.train.split, "file": str(folder / f"{study.name}.ckpt")},
     )
-    report.say(f"training {whose} in full, {study.epochs} epochs on {settings.train.split}")
+    output.say(f"training {whose} in full, {study.epochs} epochs on {settings.train.split}")
     (result,) = run_batch(
         launcher_of(settings, study, folder, most=1),
         [task],
         retries=settings.launcher.max_retries,
         on_value=_say_epoch(study),
-        on_retry=lambda _, note: report.say(f"training: {note}"),
+        on_retry=lambda _, note: output.say(f"training: {note}"),
     )
     _refuse(result, folder)
     document = {
@@ -59,7 +59,7 @@ def train(settings: Settings) -> int:
         "seconds": round(result.seconds, 1),
         **_found(result),
     }
-    report.put(yaml.safe_dump(document, sort_keys=False, width=10_000, allow_unicode=True).rstrip())
+    output.put(yaml.safe_dump(document, sort_keys=False, width=10_000, allow_unicode=True).rstrip())
     return 0
 
 
@@ -67,7 +67,7 @@ def _say_epoch(study: StudySettings) -> Any:
     def say(_: Task, measured: Measurement) -> None:
         value = measured.value
         shown = "" if math.isnan(value) else f", {study.objective.metric}={advice.short(value)}"
-        report.say(f"epoch {measured.epoch:g} of {study.epochs}{shown}")
+        output.say(f"epoch {measured.epoch:g} of {study.epochs}{shown}")
 
     return say
 
@@ -86,10 +86,10 @@ def _refuse(result: Result, folder: Path) -> None:
 def _found(result: Result) -> dict[str, Any]:
     found = result.findings
     if left_out := found["left_out"]:
-        report.say(
+        output.say(
             f"Not in the checkpoint, because reading them back would execute code: {', '.join(left_out)}."
             " Give them to load_from_checkpoint where they are needed."
         )
     if found["test"] is None:
-        report.say(f"There are no test metrics: {found['why_no_test']}.")
+        output.say(f"There are no test metrics: {found['why_no_test']}.")
     return {"checkpoint": found["checkpoint"], "test": found["test"]}

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from tuner import advice
+from tuner import advice, output
 from tuner.checkpoints import Checkpoints
 from tuner.chosen import plan_of, pruner_of, sampler_of
 from tuner.commands import report
@@ -49,7 +49,7 @@ def tune(settings: Settings) -> int:
         if not signals.count:
             raise
         if isinstance(error, StoreError):
-            report.say(str(error))
+            output.say(str(error))
         raise KeyboardInterrupt from None  # which is why it was not waited for, or who read the output has gone
 
 
@@ -99,9 +99,9 @@ def _round_of(settings: Settings, study: StudySettings, rounds: Rounds) -> Round
         now=_now(),
     )
     if before is not None:
-        report.say(f"{record.name} is a new round, because since {before.name} this has changed:")
+        output.say(f"{record.name} is a new round, because since {before.name} this has changed:")
         for change in changes(before.identity, settings.identity):
-            report.say(f"  {change}")
+            output.say(f"  {change}")
     return record
 
 
@@ -190,7 +190,7 @@ class _Session:
         ledger.use(sampler, pruner_of(settings))
         if not len(ledger):
             if missing:
-                report.say(
+                output.say(
                     f"Trial 0 is a draw like the others, because the study's own values are not in the space: {missing}"
                 )
             else:

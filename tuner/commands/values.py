@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuner.commands import report
+from tuner import output
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import changes, digest
 from tuner.errors import ConfigError, Problem, did_you_mean
@@ -53,7 +53,7 @@ def values_at(settings: Settings, study: StudySettings, at: str | None) -> tuple
     if problems:
         raise ConfigError(problems)
     if changed := _changed(record.identity, settings.identity):
-        report.say(f"The values are those of the champion of {record.name}; changed since then: {changed}")
+        output.say(f"The values are those of the champion of {record.name}; changed since then: {changed}")
     return study.space.active(champion.params), f"the champion of {record.name}, trial {champion.trial}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tuner.commands import report
+from tuner import output
 from tuner.config import Settings, StudySettings
 from tuner.config.settings import RaySettings
 from tuner.errors import ConfigError, Problem
@@ -27,7 +27,7 @@ def launcher_of(
     study: StudySettings,
     logs: Path,
     most: int | None = None,
-    note: Callable[[str], None] = report.say,
+    note: Callable[[str], None] = output.say,
 ) -> Groups:
     """Worker groups, not started yet.
 

@@ -7,9 +7,7 @@ its owner says what to do instead of repeating it (`Waiting.again`).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError
+
+from tuner import output
 
 #: Seconds for which a database that is away is waited for.
 RETRY_S = 300.0
@@ -99,7 +99,7 @@ class Waiting:
         """
         self.worked = False
         self._place, self._cause, self._retry_s = place, cause, retry_s
-        self._say, self._clock, self._sleep = say or _say, clock, sleep
+        self._say, self._clock, self._sleep = say or output.say, clock, sleep
         self._here = threading.local()
         self._since: float | None = None  # when the database was seen to be away
         self._told = self._given_up = False
@@ -192,8 +192,3 @@ class _Failed:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{text}\n")
