@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def run(folder: str, job: Job) -> list[Row]:
             regret=done.regrets[budget],
             drawn=done.drawn[budget],
             clock=done.clock[budget],
-            proposal_ms=cost,
+            decision_ms=cost,
             code=code,
         )
         for budget in job.budgets
@@ -117,30 +117,33 @@ def report(scores: Scores, *, markdown: bool, judged: bool) -> Iterator[str]:
     header = ["regret, %", *map(_short, scores.places), "decision, ms", "seeds"]
     rows = []
     for system, seeds in scores.seeds.items():
-        cells = [_with_error(*scores.mean(system, place)) for place in scores.places]
+        cells = [_with_error(*scores.mean(system, at)) if scores.has(system, at) else "" for at in scores.places]
         rows.append([_name(scores, system), *cells, short(scores.cost_ms(system)), str(len(seeds))])
     yield table(header, rows, markdown=markdown)
     if MAIN not in scores.seeds:
         return
     others = [system for system in scores.seeds if system != MAIN and scores.common_seeds(MAIN, system)]
     if others:
-        rows = [
-            [_name(scores, system), *(_range(scores.difference(system, MAIN, place)) for place in scores.places)]
-            for system in others
-        ]
+        rows = [[_name(scores, system), *_differences(scores, system)] for system in others]
         yield table([f"minus {MAIN} (95 %)", *map(_short, scores.places)], rows, markdown=markdown)
     # One with fewer seeds has its own line above; here all are compared on the same ones.
     candidates = [system for system in others if scores.whose[system] == THEIRS]
-    theirs = [system for system in candidates if set(scores.seeds[MAIN]) <= set(scores.seeds[system])]
+    theirs = [system for system in candidates if scores.covers(system, MAIN)]
     if fewer := [system for system in candidates if system not in theirs]:
-        note(f"not among the best of Optuna, because they lack some of the seeds: {', '.join(fewer)}")
+        note(f"not among the best of Optuna, because they lack some of the seeds or budgets: {', '.join(fewer)}")
     if theirs:
         yield from _against(scores, theirs, markdown=markdown, judged=judged)
 
 
+def _differences(scores: Scores, system: str) -> Iterator[str]:
+    for place in scores.places:
+        both = scores.has(system, place) and scores.has(MAIN, place)
+        yield _range(scores.difference(system, MAIN, place)) if both else ""
+
+
 def _against(scores: Scores, theirs: Sequence[str], *, markdown: bool, judged: bool) -> Iterator[str]:
     rows, verdicts = [], []
-    for place in scores.places:
+    for place in filter(partial(scores.has, MAIN), scores.places):
         found, timed = (scores.against(MAIN, theirs, place, same_time=one) for one in (False, True))
         is_known = scores.clock(MAIN, place) <= scores.last_time(theirs, place.workers)
         rows.append(
@@ -203,10 +206,11 @@ def plot(scores: Scores, options: argparse.Namespace) -> None:
     axes = figure.subplots(1, len(options.workers), sharey=True, squeeze=False)[0]
     for axis, workers in zip(axes, options.workers, strict=True):
         for system in scores.seeds:
-            values = [scores.mean(system, Place(workers, budget))[0] for budget in options.budgets]
+            budgets = [budget for budget in options.budgets if scores.has(system, Place(workers, budget))]
+            values = [scores.mean(system, Place(workers, budget))[0] for budget in budgets]
             style = {"linewidth": 2.5} if system == MAIN else {"linewidth": 1.0, "alpha": 0.8}
             dashes = "-" if scores.whose[system] == OURS else "--"
-            axis.plot(options.budgets, values, dashes, marker=".", label=f"{scores.whose[system]}: {system}", **style)
+            axis.plot(budgets, values, dashes, marker=".", label=f"{scores.whose[system]}: {system}", **style)
         axis.set(xscale="log", xlabel="budget, full trainings", title=f"{workers} at a time", xticks=options.budgets)
         axis.set_xticklabels([f"{budget:g}" for budget in options.budgets])
         axis.minorticks_off()

@@ -42,7 +42,7 @@ class Row:
         regret: 0 for the best value known, 1 for the median of random configurations.
         drawn: configurations until then.
         clock: time that the run took, in full trainings' worth of all workers.
-        proposal_ms: milliseconds from a free worker to what it does next, median of the run; of Optuna to its next trial.
+        decision_ms: milliseconds from a free worker to what it does next, median of the run; of Optuna to its next trial.
         code: with which program and table; rows of another one are not taken from a file.
     """
 
@@ -55,7 +55,7 @@ class Row:
     regret: float
     drawn: float
     clock: float
-    proposal_ms: float
+    decision_ms: float
     code: str = ""
 
     @property

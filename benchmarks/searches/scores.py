@@ -7,7 +7,7 @@ each other: intervals are those of a bootstrap that draws tasks and seeds anew, 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -59,12 +59,12 @@ class Against:
 
 
 class Scores:
-    """Regrets in percent of systems; of each the seeds that it has on all tasks at all places.
+    """Regrets in percent of systems; of each the seeds that it has on all tasks at all of its places.
 
     Args:
         rows: of any systems.
         systems: in the order of the tables.
-        places: that all of them are compared at.
+        places: that they are compared at; a system may have no row at all at some of them.
         tasks: of the table.
     """
 
@@ -74,16 +74,27 @@ class Scores:
         self.places, self._tasks = tuple(places), tuple(tasks)
         self._cells = {(row.system, row.workers, row.budget, row.task, row.seed): row for row in rows}
         self.whose = {row.system: row.whose for row in self._cells.values()}
+        at = {(system, Place(workers, budget)) for system, workers, budget, _, _ in self._cells}
+        self._has = {system: tuple(place for place in self.places if (system, place) in at) for system in systems}
         seeds = {system: self._whole_seeds(system) for system in systems}
         #: Seeds by system; one that has none is not there.
         self.seeds = {system: its for system, its in seeds.items() if its}
 
     def _whole_seeds(self, system: str) -> list[int]:
-        found = defaultdict[int, int](int)
-        for name, workers, budget, task, seed in self._cells:
-            found[seed] += name == system and Place(workers, budget) in self.places and task in self._tasks
-        whole = len(self.places) * len(self._tasks)
-        return sorted(seed for seed, count in found.items() if count == whole)
+        places = self._has[system]
+        found = Counter(
+            seed
+            for name, workers, budget, task, seed in self._cells
+            if name == system and Place(workers, budget) in places and task in self._tasks
+        )
+        return sorted(seed for seed, count in found.items() if count == len(places) * len(self._tasks))
+
+    def has(self, system: str, place: Place) -> bool:
+        return place in self._has[system]
+
+    def covers(self, system: str, one: str) -> bool:
+        """Whether a system has all the seeds and places that `one` has."""
+        return set(self.seeds[one]) <= set(self.seeds[system]) and set(self._has[one]) <= set(self._has[system])
 
     def regrets(self, system: str, place: Place, seeds: Sequence[int] | None = None) -> Array:
         """In percent, shape (tasks, seeds): of those seeds, or of all that it has."""
@@ -107,10 +118,10 @@ class Scores:
         return float(self._values(system, place, None, lambda row: row.clock).mean())
 
     def cost_ms(self, system: str) -> float:
-        """Milliseconds of a decision, median over the runs of the largest budget; smaller ones know less and are faster."""
-        largest = max(place.budget for place in self.places)
+        """Milliseconds of a decision, median over the runs of its largest budget; smaller ones know less and are faster."""
+        largest = max(place.budget for place in self._has[system])
         return statistics.median(
-            row.proposal_ms for row in self._cells.values() if (row.system, row.budget) == (system, largest)
+            row.decision_ms for row in self._cells.values() if (row.system, row.budget) == (system, largest)
         )
 
     def common_seeds(self, *systems: str) -> list[int]:

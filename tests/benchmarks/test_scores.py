@@ -71,6 +71,23 @@ def test_seeds_that_a_system_has_not_on_all_tasks_and_budgets_do_not_count():
     assert scores.common_seeds("coarse_to_fine", "TPE") == [0, 1]
 
 
+def test_a_budget_that_a_system_was_not_run_at_is_an_empty_cell(capsys):
+    import search
+
+    rows = rows_of("coarse_to_fine", 0.1) + rows_of("coarse_to_fine", 0.1, budget=16.0)
+    rows += rows_of("TPE", 0.2) + rows_of("TPE", 0.2, budget=16.0) + rows_of("GP 5", 0.05)
+    scores = scores_of(rows, budgets=(8.0, 16.0))
+    assert scores.seeds["GP 5"] == [0, 1, 2]
+    cells = [
+        line.split("|")[1:-1]
+        for text in search.report(scores, markdown=True, judged=True)
+        for line in text.splitlines()
+    ]
+    named = [[cell.strip() for cell in row] for row in cells if row and "GP 5" in row[0]]
+    assert named == [["Optuna: GP 5", "5.0 ± 0.0", "", "1.00", "3"], ["Optuna: GP 5", "-5.0 (-5.0 to -5.0)", ""]]
+    assert "lack some of the seeds or budgets: GP 5" in capsys.readouterr().err
+
+
 def test_the_best_of_several_is_that_of_the_lowest_mean_and_compared_in_pairs():
     seeds = range(10)
     rows = rows_of("coarse_to_fine", 0.2, seeds=seeds)

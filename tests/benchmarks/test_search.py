@@ -155,8 +155,8 @@ def test_a_line_that_was_cut_off_is_done_again(bowl, tmp_path, monkeypatch, sear
     kept.write_text(whole[:-20])
     assert search.main() == 0
     assert "cut off" in capsys.readouterr().err
-    cleaned = [{**json.loads(line), "proposal_ms": 0} for line in kept.read_text().splitlines()]
-    once = [{**json.loads(line), "proposal_ms": 0} for line in whole.splitlines()]
+    cleaned = [{**json.loads(line), "decision_ms": 0} for line in kept.read_text().splitlines()]
+    once = [{**json.loads(line), "decision_ms": 0} for line in whole.splitlines()]
     assert all(row in cleaned for row in once)
 
 
