@@ -18,9 +18,6 @@ from tuner.search.seeded import SeededPerTrial
 from tuner.search.stages import Stage
 from tuner.space import Value
 
-#: Full trainings that a round bounded by time alone is taken to have; the default of search.budget.
-USUAL_BUDGET = 16
-
 
 def sampler_of(
     settings: Settings,
@@ -49,7 +46,6 @@ def sampler_of(
         screen=search.screen,
         expand=search.expand,
         tiered=search.draws == "tiered",
-        expected_draws=expected_draws(settings, study),
         timed=plan_of(settings, study).timed,
         defaults=defaults,
         stages=list(stages),
@@ -81,18 +77,6 @@ def plan_of(settings: Settings, study: StudySettings) -> Plan:
         trials=search.trials,
         seconds_left=search.timeout_s,
     )
-
-
-def expected_draws(settings: Settings, study: StudySettings) -> int:
-    """Configurations that a round will draw: as many as its trials, or as its budget pays for."""
-    plan = plan_of(settings, study)
-    cost, share, before = 0.0, 1.0, 0
-    for epoch in (*plan.rungs, plan.epochs):
-        cost, share, before = cost + share * (epoch - before), share / plan.eta, epoch
-    options = [plan.trials] if plan.trials is not None else []
-    if plan.budget_epochs is not None:
-        options.append(max(1, round(plan.budget_epochs / cost)))
-    return min(options) if options else max(1, round(USUAL_BUDGET * plan.epochs / cost))
 
 
 def _foreign_sampler(node: dict[str, Any], seed: int) -> BaseSampler:

@@ -117,36 +117,61 @@ def test_places_are_earned_at_the_rung_and_dealt_out_again_further_on():
     assert [entry.number for entry in ranking(history, list(history))] == [2, 1, 3, 0]
 
 
-def test_tiers_share_the_draws_and_keep_the_winners():
-    dimensions = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3), Dimension("c", tier=3)]
-    defaults = {"lr": 0.5, "mom": 0.7, "wd": 0.2}
-    zoom = Zoom(5, tiered=True, expected_draws=36)
-    stages = stages_until(0, (), History(), dimensions, zoom=zoom, defaults=defaults)
-    history = History()
-    for number in range(30):
-        stages = stages_until(number, stages, history, dimensions, zoom=zoom, defaults=defaults)
+TIERS = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3), Dimension("c", tier=3)]
+
+
+def tiered_until(last, *, expand=False, tiers=TIERS, drawn=(0, 1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7), best=0.3):
+    """The stages of a tiered round, and its history, in which each draw is read before the next one."""
+    defaults, zoom = {"lr": 0.5, "mom": 0.7, "wd": 0.2}, Zoom(5, expand=expand, tiered=True)
+    stages, history = (), History()
+    for number in range(last + 1):
+        stages = stages_until(number, stages, history, tiers, zoom=zoom, defaults=defaults)
         box = stage_of(number, stages).box
-        point = {name: low + (high - low) * (number % 7) / 7 for name, (low, high) in box.items()}
-        value = abs(point["lr"] - 0.3) + abs(point["mom"] - 0.9)
-        history.add(Entry(number, point, State.PAUSED, (Reading(13, value, number),)))
+        point = {name: low + (high - low) * drawn[number % len(drawn)] for name, (low, high) in box.items()}
+        history.add(Entry(number, point, State.PAUSED, (Reading(13, abs(point["lr"] - best), number),)))
+    return stages, history
+
+
+def test_each_tier_begins_with_a_coarse_stage_in_the_box_of_the_earlier_ones():
+    stages, history = tiered_until(30)
     assert [(stage.name, stage.starts_at, stage.ends_at) for stage in stages] == [
         ("tier 1 coarse", 0, 6),
-        ("tier 1 fine 1", 6, 12),
-        ("tier 2 coarse", 12, 18),
-        ("tier 2 fine 1", 18, 24),
-        ("tier 3 coarse", 24, 30),
+        ("tier 2 coarse", 6, 12),
+        ("tier 3 coarse", 12, 18),
+        ("tier 3 fine 1", 18, 24),
+        ("tier 3 fine 2", 24, 36),
     ]
-    assert stages[0].frame == {"lr": (0.0, 1.0), "mom": (0.7, 0.7), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
-    winner = ranking(history, [entry for entry in history if entry.number < 12])[0].point["lr"]
-    assert stages[2].frame == {"lr": (winner, winner), "mom": (0.0, 1.0), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
-    assert stages[4].frame["lr"] == (winner, winner)
-    assert stages[4].frame["wd"] == (0.0, 1.0)
-    assert all(low == high == winner for low, high in (stages[3].box["lr"], stages[4].box["lr"]))
+    free, first, second, third = (0.0, 1.0), *stages[:3]
+    assert first.frame == first.box == {"lr": free, "mom": (0.7, 0.7), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
+    assert second.frame == {"lr": free, "mom": free, "wd": (0.2, 0.2), "c": (0.5, 0.5)}
+    assert third.frame == dict.fromkeys(third.frame, free)
+    best = [entry.point["lr"] for entry in ranking(history, [one for one in history if one.number < 6])[:4]]
+    width = max(best) - min(best)
+    assert second.box["lr"] == pytest.approx((max(0, min(best) - 0.1 * width - 0.03), max(best) + 0.1 * width + 0.03))
+    assert second.box["mom"] == third.box["wd"] == free
+    assert third.box["mom"][1] - third.box["mom"][0] < 1.0
+    assert second.elites
+    assert all(number < 6 for number in second.elites)
+    assert first.reason == "uniform over the parameters of tier 1"
+    assert second.reason.startswith(
+        "uniform over the parameters of tier 2, the earlier ones in the box of the 4 best of 6"
+    )
+    assert all(stage.is_coarse == (stage.number < 3) for stage in stages)
 
 
-def test_tiers_need_to_know_how_many_draws_there_are():
-    with pytest.raises(ValueError, match="expected_draws"):
-        stages_until(0, (), History(), [LR, Dimension("x", tier=2)], zoom=Zoom(5, tiered=True))
+def test_a_parameter_of_an_earlier_tier_may_still_go_past_an_edge_that_it_presses_against():
+    tiers = [Dimension("lr", reach=(-1.0, 2.0)), *TIERS[1:]]
+    (_, second, *_), _ = tiered_until(6, expand=True, tiers=tiers, drawn=(0, 0.5, 0.9, 0.95, 1), best=1)
+    assert second.pressed == (Edge("lr", "high"),)
+    assert second.box["lr"][1] > 1.0
+
+
+def test_with_one_tier_alone_there_is_nothing_to_do_first():
+    plain, tiered = (
+        stages_until(20, (), spaced([0.5] * 20), [LR, Dimension("x")], zoom=Zoom(5, tiered=tiered))
+        for tiered in (False, True)
+    )
+    assert plain == tiered
 
 
 def test_a_stage_survives_json():

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from tuner import output
-from tuner.chosen import expected_draws
 from tuner.commands import report
 from tuner.commands.batch_fit import divide, known_fit
 from tuner.commands.folders import writable
@@ -179,7 +178,7 @@ def first_stage(
     folder = writable(Path(settings.store.folder) / name / "lr-range", "store.folder")
     _, reading = tested(settings, study, {}, folder, tick)
     _draw(reading, name, OWN, folder / PICTURE)
-    zoom = Zoom(search.coarse, search.elites, search.expand, search.draws == "tiered", expected_draws(settings, study))
+    zoom = Zoom(search.coarse, search.elites, search.expand, search.draws == "tiered")
     dimensions = sorted(dimensions_of(study.space), key=lambda dimension: dimension.name)
     units = study.space.to_unit(defaults)
     (stage,) = stages_until(0, (), History(), dimensions, zoom=zoom, defaults=units)

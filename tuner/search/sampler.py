@@ -163,8 +163,7 @@ class CoarseToFineSampler(_StatelessSampler):
         elites: best trials that a box is made from.
         screen: whether a model picks among candidates; without it draws are uniform in the box.
         expand: whether a box may pass a declared edge that the elites press against; needs a space with limits.
-        tiered: whether tiers are tuned one after the other; needs a space and `expected_draws`.
-        expected_draws: draws that the tiers share.
+        tiered: whether a coarse stage has tier 1 alone, the next one tier 2 as well, and so on; needs a space.
         timed: whether a candidate is worth what is expected of it per second instead of per epoch; needs attributes that
             say how long trials took, as in a round.
         defaults: the study's own values by parameter name, which tiers not yet tuned are fixed at.
@@ -186,7 +185,6 @@ class CoarseToFineSampler(_StatelessSampler):
         screen: bool = True,
         expand: bool = False,
         tiered: bool = False,
-        expected_draws: int | None = None,
         timed: bool = False,
         defaults: Mapping[str, Value] | None = None,
         stages: Sequence[Stage] = (),
@@ -194,11 +192,9 @@ class CoarseToFineSampler(_StatelessSampler):
     ) -> None:
         if (expand or tiered) and space is None:
             raise ValueError("expand and tiered need a space: limits and tiers are known only from it")
-        if tiered and expected_draws is None:
-            raise ValueError("tiered needs expected_draws: the tiers share the draws")
         self._seed, self._epochs, self._screen, self._timed = seed, epochs, screen, timed
         self._scales = _Scales(space)
-        self._zoom = Zoom(coarse, elites, expand, tiered, expected_draws)
+        self._zoom = Zoom(coarse, elites, expand, tiered)
         self._defaults = space.to_unit(defaults) if space and defaults else {}
         self._stages = tuple(stages)
         self._on_stage = on_stage

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from tuner.search.history import Entry, History, State
 from tuner.space import Int, LogInt, Parameter, Scale, Space
 
 Interval = tuple[float, float]
+
+#: Of a dimension that is not fixed.
+FREE: Interval = (0.0, 1.0)
 
 #: A box keeps this share of the elites' width on each side, and this much of the range.
 MARGIN_OF_WIDTH, MARGIN = 0.1, 0.03
@@ -52,7 +55,7 @@ class Dimension:
     name: str
     ordered: bool = True
     size: int | None = None
-    reach: Interval = (0.0, 1.0)
+    reach: Interval = FREE
     tier: int = 1
     memory: bool = False
     cells: tuple[Interval, ...] = ()
@@ -139,7 +142,7 @@ class Stage:
         number: running number in the round.
         name: "coarse", "fine 1", … or "tier 1 coarse", "tier 1 fine 1", ….
         starts_at: index of its first draw.
-        ends_at: index of the first draw that is not its own any more; None for the last one.
+        ends_at: index of the first draw that is not its own any more.
         frame: where a dimension may go at all; a fixed one is collapsed to a point.
         box: the part of the frame that draws concentrate on, or beyond it where `expand` allows.
         elites: trials that the box was made from, best first.
@@ -150,7 +153,7 @@ class Stage:
     number: int
     name: str
     starts_at: int
-    ends_at: int | None
+    ends_at: int
     frame: Mapping[str, Interval]
     box: Mapping[str, Interval]
     elites: tuple[int, ...] = ()
@@ -192,18 +195,16 @@ class Zoom:
     """How a round narrows.
 
     Attributes:
-        coarse: uniform draws after draw 0, which is the study's own values.
+        coarse: uniform draws after draw 0, which is the study's own values; of each later tier one more.
         elites: trials that a box is made from.
         expand: whether a box may pass a declared edge that the elites press against, as far as the reach goes.
-        tiered: whether tier 1 is tuned first, then tier 2, then the rest, each with the others fixed.
-        expected_draws: draws that the tiers share equally; needed if `tiered`.
+        tiered: whether a coarse stage has tier 1 alone, the next one tier 2 as well, and so on.
     """
 
     coarse: int
     elites: int = 4
     expand: bool = False
     tiered: bool = False
-    expected_draws: int | None = None
 
 
 def stages_until(
@@ -228,7 +229,7 @@ def stages_until(
         defaults: coordinates that tiers not yet tuned are fixed at; 0.5 where unknown.
     """
     known = list(stages)
-    while not known or (known[-1].ends_at is not None and index >= known[-1].ends_at):
+    while not known or index >= known[-1].ends_at:
         known.append(_next_stage(known, history, dimensions, zoom, defaults or {}))
     return tuple(known)
 
@@ -270,9 +271,9 @@ class _Span:
     """A stage on the axis of draws, before anything is known of its box."""
 
     starts_at: int
-    ends_at: int | None
+    ends_at: int
     name: str
-    tier: int | None  # None: all tiers at once
+    tier: int | None  # the last one that is free; None: there are no tiers
     is_first: bool  # of its tier
 
 
@@ -284,64 +285,51 @@ def _next_stage(
     defaults: Mapping[str, float],
 ) -> Stage:
     span = next(islice(_spans(zoom, dimensions), len(known), None))
+    frame = _frame(span.tier, dimensions, defaults)
+    new = [dimension for dimension in dimensions if span.is_first and span.tier in (None, dimension.tier)]
+    seen = [dimension for dimension in dimensions if _is_free(frame[dimension.name]) and dimension not in new]
     before = [entry for entry in history if entry.number < span.starts_at]
-    if span.is_first:
-        ranked = ranking(history, _inside(before, known[-1].frame)) if known else []
-        frame = _frame(span.tier, ranked[0].point if ranked else {}, dimensions, defaults)
-        where = "the declared ranges" if span.tier is None else f"the parameters of tier {span.tier}"
-        reason = f"uniform over {where}"
-        return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, frame, (), reason)
-    frame = dict(known[-1].frame) | {
-        dimension.name: (0.0, 1.0) for dimension in dimensions if dimension.name not in known[-1].frame
-    }
-    ranked = ranking(history, _inside(before, frame))
+    ranked = ranking(history, _inside(before, frame)) if seen else []
     elites = ranked[: zoom.elites]
-    edges = [_pressed(dimension, elites) for dimension in dimensions if _is_free(frame[dimension.name])]
+    edges = [_pressed(dimension, elites) for dimension in seen]
     pressed = tuple(edge for edge in edges if edge)
-    box = {
-        dimension.name: _interval(dimension, frame[dimension.name], elites, pressed if zoom.expand else ())
-        for dimension in dimensions
-    }
+    expanding = pressed if zoom.expand else ()
+    box = frame | {one.name: _interval(one, frame[one.name], elites, expanding) for one in seen}
     numbers = tuple(entry.number for entry in elites)
-    reason = _reason(elites, len(ranked))
+    reason = _reason(span, elites, len(ranked), narrows=bool(seen))
     return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed)
 
 
 def _spans(zoom: Zoom, dimensions: Sequence[Dimension]) -> Iterator[_Span]:
-    """Coarse, then fine stages of doubling length; with tiers this once for each, in an equal share of the draws."""
+    """Coarse, then fine stages of doubling length; with tiers a coarse stage for each, and fine ones of all at the end."""
     tiers = sorted({dimension.tier for dimension in dimensions})
+    length, at = zoom.coarse + 1, 0
     if not zoom.tiered or len(tiers) < 2:
-        yield from _doubling(0, None, zoom.coarse + 1, "", None)
+        yield from _doubling(at, length, "", None)
         return
-    if zoom.expected_draws is None:
-        raise ValueError("expected_draws must be given with tiered=True: the tiers share the draws")
-    starts = [round(place * zoom.expected_draws / len(tiers)) for place in range(len(tiers))]
-    for tier, start, end in zip(tiers, starts, [*starts[1:], None], strict=True):
-        yield from _doubling(start, end, zoom.coarse + 1, f"tier {tier} ", tier)
+    *early, last = tiers
+    for tier in early:
+        yield _Span(at, at + length, f"tier {tier} coarse", tier, is_first=True)
+        at += length
+    yield from _doubling(at, length, f"tier {last} ", last)
 
 
-def _doubling(start: int, end: int | None, first: int, prefix: str, tier: int | None) -> Iterator[_Span]:
-    last = math.inf if end is None else end
-    at, length, fine = start, first, 0
-    while at < last:
-        stop = int(min(at + length, last))
-        yield _Span(at, stop, f"{prefix}fine {fine}" if fine else f"{prefix}coarse", tier, fine == 0)
-        length, at, fine = stop - start, stop, fine + 1
+def _doubling(start: int, length: int, prefix: str, tier: int | None) -> Iterator[_Span]:
+    yield _Span(start, start + length, f"{prefix}coarse", tier, is_first=True)
+    for fine in count(1):
+        at, stop = start + length, start + 2 * length
+        yield _Span(at, stop, f"{prefix}fine {fine}", tier, is_first=False)
+        length *= 2
 
 
-def _frame(
-    tier: int | None, winner: Mapping[str, float], dimensions: Sequence[Dimension], defaults: Mapping[str, float]
-) -> dict[str, Interval]:
-    """A tier's own dimensions free; those before it at the winner's coordinates, those after it at the defaults."""
-    frame: dict[str, Interval] = {}
-    for dimension in dimensions:
-        name = dimension.name
-        if tier is None or dimension.tier == tier:
-            frame[name] = (0.0, 1.0)
-            continue
-        known = {**defaults, **winner} if dimension.tier < tier else defaults
-        frame[name] = _point(float(dimension.snapped(np.array([known.get(name, 0.5)]))[0]))
-    return frame
+def _frame(tier: int | None, dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> dict[str, Interval]:
+    """The dimensions of a tier and of those before it free; those after it at the defaults."""
+    return {
+        one.name: FREE
+        if tier is None or one.tier <= tier
+        else _point(float(one.snapped(np.array([defaults.get(one.name, 0.5)]))[0]))
+        for one in dimensions
+    }
 
 
 def _point(unit: float) -> Interval:
@@ -395,11 +383,15 @@ def _pressed(dimension: Dimension, elites: Sequence[Entry]) -> Edge | None:
     return None
 
 
-def _reason(elites: Sequence[Entry], count: int) -> str:
+def _reason(span: _Span, elites: Sequence[Entry], ranked: int, *, narrows: bool) -> str:
+    where = "the declared ranges" if span.tier is None else f"the parameters of tier {span.tier}"
+    if not narrows:
+        return f"uniform over {where}"
     if not elites:
         return "uniform, because no trial has a value yet"
     epochs = sorted({entry.last_epoch for entry in elites})
-    where = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
-    return (
-        f"box of the {len(elites)} best of {count} trials at {where}, margin {MARGIN_OF_WIDTH} of the width + {MARGIN}"
+    read = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
+    box = (
+        f"box of the {len(elites)} best of {ranked} trials at {read}, margin {MARGIN_OF_WIDTH} of the width + {MARGIN}"
     )
+    return f"uniform over {where}, the earlier ones in the {box}" if span.is_first else box
