@@ -111,10 +111,13 @@ def refuse_other_settings(race: Race) -> None:
     except OSError as error:
         raise ValueError(f"--keep: runs cannot be kept in {race.keep}: {error}. Name another folder.") from None
     try:
-        kept = dict(json.loads(file.read_text(encoding="utf-8")))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in race.settings if key not in kept]
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"--keep: {file} has no settings that can be read: {error}. Name another folder.") from None
-    changed = [f"{key} was {kept.get(key)} and is {now}" for key, now in race.settings.items() if kept.get(key) != now]
+    if missing:
+        raise ValueError(f"--keep: {file} does not have {', '.join(missing)}. Name another folder.")
+    changed = [f"{key} was {kept[key]} and is {now}" for key, now in race.settings.items() if kept[key] != now]
     if changed:
         raise ValueError(
             f"--keep: {race.keep} has runs with other settings: {'; '.join(changed)}. Name another folder."

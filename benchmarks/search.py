@@ -131,6 +131,8 @@ def report(scores: Scores, *, markdown: bool, judged: bool) -> Iterator[str]:
     theirs = [system for system in candidates if scores.covers(system, MAIN)]
     if fewer := [system for system in candidates if system not in theirs]:
         note(f"not among the best of Optuna, because they lack some of the seeds or budgets: {', '.join(fewer)}")
+    if lacking := [str(place) for place in scores.places if not scores.has(MAIN, place)]:
+        note(f"{MAIN} was not run at {', '.join(lacking)}")
     if theirs:
         yield from _against(scores, theirs, markdown=markdown, judged=judged)
 

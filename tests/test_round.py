@@ -293,6 +293,39 @@ def test_every_search_draws_inside_the_space_and_ends_with_a_champion(workdir, s
     assert len(trials(workdir)) == 8
 
 
+def test_a_tiered_round_with_many_workers_waits_for_a_tier_before_it_begins_the_next(workdir, capsys):
+    later = {
+        "batch_size": {"kind": "categorical", "path": "data.batch_size", "choices": [8, 16, 32, 64], "tier": 2},
+        "pause": {"kind": "uniform", "path": "module.pause_s", "low": 0.0, "high": 0.001, "tier": 3},
+    }
+    write_study(workdir, space=later)
+    assert tune(workdir, "search=tiered", "search.coarse=2", "search.trials=12", "launcher.workers=3") == 0
+    with Database(store_url(workdir)) as database:
+        rounds = Rounds(database)
+        stages = rounds.stages(rounds.latest("line"))
+    assert [(stage["name"], stage["starts_at"]) for stage in stages] == [
+        ("tier 1 coarse", 0),
+        ("tier 2 coarse", 3),
+        ("tier 3 coarse", 6),
+        ("fine 1", 9),
+    ]
+    assert [set(stage["elites"]) <= set(range(stage["starts_at"])) for stage in stages] == [True] * 4
+    assert [len(stage["elites"]) for stage in stages] == [0, 3, 4, 4]
+    low, high = stages[1]["box"]["lr"]
+    assert high - low < 0.9
+    drawn = [trial.params for trial in trials(workdir)]
+    own = drawn[0]
+    assert {params["batch_size"] for params in drawn[:3]} == {own["batch_size"]}
+    assert {params["pause"] for params in drawn[:6]} == {0.0}
+    assert len({params["lr"] for params in drawn[:6]}) == 6
+    assert len({params["batch_size"] for params in drawn[3:6]}) > 1
+    assert len({params["pause"] for params in drawn[6:]}) == 6
+    assert (
+        "uniform over the parameters of tier 2, the earlier ones in the box of the 3 best of 3"
+        in capsys.readouterr().out
+    )
+
+
 def test_a_trial_carries_what_a_person_looks_for_in_the_dashboard(workdir):
     tune(workdir, "search.trials=4")
     trial = trials(workdir)[0]

@@ -10,7 +10,7 @@ import heapq
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import optuna
@@ -22,7 +22,8 @@ from tuner.chosen import plan_of, sampler_of
 from tuner.config import Settings, load
 from tuner.search.distributions import distribution, from_optuna, optuna_name
 from tuner.search.history import History, State
-from tuner.search.promotion import Draw, Finished, Plan, Resume, Wait, next_action
+from tuner.search.promotion import Action, Draw, Finished, Plan, Resume, Wait, next_action
+from tuner.search.stages import Stage
 from tuner.search.trial_reader import OUTCOME, PAUSED_AT, READINGS, TARGET
 from tuner.space import Value
 
@@ -76,7 +77,8 @@ class _Round:
         assert settings.study is not None
         self._curves, self._task, self._seed = curves, task, seed
         self._plan: Plan = plan_of(settings, settings.study)
-        sampler = sampler_of(settings, settings.study, defaults={}, stages=(), on_stage=_ignored)
+        self._has_barrier, self._stages = settings.search.barrier, list[Stage]()
+        sampler = sampler_of(settings, settings.study, defaults={}, stages=(), on_stage=self._stages.append)
         self._judge = getattr(sampler, "judge", None)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._history = History()
@@ -88,7 +90,7 @@ class _Round:
         under_way: list[tuple[int, int]] = []
         while True:
             began = time.perf_counter()
-            action = next_action(self._history, self._plan, self._judge) if len(under_way) < workers else Wait()
+            action = self._next_action() if len(under_way) < workers else Wait()
             if isinstance(action, Finished):
                 break
             if isinstance(action, Wait):
@@ -107,6 +109,11 @@ class _Round:
         best = self._trials[complete[0][1]].regret if complete else 1.0
         clock = now * workers / self._plan.epochs
         return Run({budget: best}, {budget: len(self._trials)}, self._proposals, {budget: clock})
+
+    def _next_action(self) -> Action:
+        stages = self._stages if self._has_barrier else []
+        plan = replace(self._plan, barrier_at=stages[-1].ends_at if stages else None)
+        return next_action(self._history, plan, self._judge)
 
     def _ask(self) -> tuple[Trial, dict[str, Value]]:
         trial = self._study.ask()
@@ -146,7 +153,3 @@ class _Round:
     def _note(self, number: int, **attributes: object) -> None:
         for name, value in attributes.items():
             self._trials[number].trial.set_user_attr(name, value)
-
-
-def _ignored(_: object) -> None:
-    """Stages are of no interest here."""

@@ -74,7 +74,7 @@ class Scores:
         self.places, self._tasks = tuple(places), tuple(tasks)
         self._cells = {(row.system, row.workers, row.budget, row.task, row.seed): row for row in rows}
         self.whose = {row.system: row.whose for row in self._cells.values()}
-        at = {(system, Place(workers, budget)) for system, workers, budget, _, _ in self._cells}
+        at = {(system, Place(workers, budget)) for system, workers, budget, task, _ in self._cells if task in tasks}
         self._has = {system: tuple(place for place in self.places if (system, place) in at) for system in systems}
         seeds = {system: self._whole_seeds(system) for system in systems}
         #: Seeds by system; one that has none is not there.
@@ -164,12 +164,15 @@ class Scores:
 
     def last_time(self, others: Sequence[str], workers: int) -> float:
         """How long the runs of the largest budget took, the longest of these systems."""
-        largest = max((place for place in self.places if place.workers == workers), key=lambda place: place.budget)
-        return max(self.clock(other, largest) for other in others)
+        return max(self.clock(other, self._places(other, workers)[-1]) for other in others)
+
+    def _places(self, system: str, workers: int) -> list[Place]:
+        """Where it was run with so many workers, the largest budget last."""
+        return sorted((at for at in self._has[system] if at.workers == workers), key=lambda at: at.budget)
 
     def _after(self, system: str, workers: int, time: float, seeds: Sequence[int]) -> Array:
         """Regrets after a time, shape (tasks, seeds); before the first and after the last budget those of that one."""
-        places = sorted((place for place in self.places if place.workers == workers), key=lambda place: place.budget)
+        places = self._places(system, workers)
         known = np.stack([self.regrets(system, place, seeds) for place in places])
         times = np.log([self.clock(system, place) for place in places])
         return np.asarray(np.apply_along_axis(lambda values: np.interp(np.log(time), times, values), 0, known))

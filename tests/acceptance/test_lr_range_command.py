@@ -84,6 +84,24 @@ def stages(folder: Path) -> list[dict]:
         return rounds.stages(rounds.latest("line"))
 
 
+PAUSE = "+space.pause={kind:uniform,path:module.pause_s,low:0.0,high:0.001,tier:%d}"
+
+
+@pytest.mark.parametrize("tier", [1, 2])
+def test_a_tiered_round_has_its_range_test_before_the_first_tier(workdir, capsys, tier):
+    words = ["search=tiered", "search.coarse=3", PAUSE % (3 - tier), f"+space.lr.tier={tier}"]
+    code = tune(workdir, *SEARCH, *words)
+    if tier == 2:
+        assert code == 2
+        assert "search.lr_range: is for a learning rate of the first tier" in capsys.readouterr().err
+        return
+    assert code == 0
+    (first, *_) = stages(workdir)
+    assert first["name"] == "lr range tier 1 coarse"
+    assert first["frame"] == {"lr": [0.0, 1.0], "pause": [0.0, 0.0]}
+    assert first["box"]["lr"][1] - first["box"]["lr"][0] < 0.9
+
+
 @pytest.mark.parametrize("search", ["coarse_to_fine", "tiered"])
 def test_a_round_draws_first_between_the_bounds_of_its_range_test(workdir, search):
     assert tune(workdir, *SEARCH, f"search={search}") == 0

@@ -88,6 +88,20 @@ def test_a_budget_that_a_system_was_not_run_at_is_an_empty_cell(capsys):
     assert "lack some of the seeds or budgets: GP 5" in capsys.readouterr().err
 
 
+def test_what_the_compared_systems_were_not_run_at_is_no_part_of_the_verdicts(capsys):
+    """Only another one of this project's was run at 16."""
+    import search
+
+    rows = rows_of("coarse_to_fine", 0.1) + rows_of("TPE", 0.2)
+    rows += rows_of("tiered", 0.1) + rows_of("tiered", 0.1, budget=16.0) + rows_of("tiered", 0.1, tasks=("other",))
+    scores = scores_of(rows, budgets=(8.0, 16.0))
+    assert scores.seeds["tiered"] == [0, 1, 2]
+    told = "\n".join(search.report(scores, markdown=True, judged=True))
+    assert "8 full trainings, 1 worker: 10.0 %, TPE 20.0 %" in told
+    assert "16 full trainings, 1 worker" not in told
+    assert "coarse_to_fine was not run at 16 full trainings, 1 worker" in capsys.readouterr().err
+
+
 def test_the_best_of_several_is_that_of_the_lowest_mean_and_compared_in_pairs():
     seeds = range(10)
     rows = rows_of("coarse_to_fine", 0.2, seeds=seeds)

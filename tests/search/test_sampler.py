@@ -322,6 +322,45 @@ def test_a_tiered_round_starts_from_the_defaults_of_the_later_tiers_and_ends_wit
         assert len({values[name] for values in drawn[16:]}) > 2, name
 
 
+@pytest.mark.parametrize("more", [{"coarse": 7}, {"coarse": 3, "screen": False}, {"coarse": 2, "tiered": True}])
+def test_where_all_is_discrete_nothing_is_drawn_twice(more):
+    """Uniform draws and those in a box too; of a tier that is fixed at values of its own, only what is free counts."""
+    small = Space.of(
+        [
+            Parameter("layers", Int(1, 4), "l"),
+            Parameter("opt", Categorical(("sgd", "adam")), "o"),
+            Parameter("lr", LogUniform(1e-4, 1.0), "lr", tier=2),
+        ][: 3 if more.get("tiered") else 2]
+    )
+    sampler = CoarseToFineSampler(0, space=small, epochs=50, **more)
+    study = optuna.create_study(sampler=sampler)
+    drawn = []
+    for _ in range(3 if more.get("tiered") else 8):
+        trial = study.ask({one.name: distribution(one) for one in small})
+        drawn.append((trial.params["layers"], trial.params["opt"]))
+        study.tell(trial, 1.0)
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_draws_without_a_model_too_are_smaller_than_what_had_no_room(screen):
+    space = Space.of([Parameter("lr", LogUniform(1e-4, 1.0), "lr"), Parameter("layers", Int(1, 9), "l", memory=True)])
+    asked = {one.name: distribution(one) for one in space}
+    drawn = {}
+    for outcome in ("complete", "out of memory"):
+        study = optuna.create_study(sampler=CoarseToFineSampler(0, space=space, epochs=50, coarse=20, screen=screen))
+        attributes = {"readings": [], "outcome": outcome}
+        ended = create_trial(
+            state=TrialState.FAIL, params={"lr": 0.1, "layers": 5}, distributions=asked, user_attrs=attributes
+        )
+        study.add_trial(ended)
+        drawn[outcome] = [study.ask(asked).params["layers"] for _ in range(19)]
+    assert max(drawn["complete"]) > 5
+    assert max(drawn["out of memory"]) < 5
+    as_before = [(one, other) for one, other in zip(*drawn.values(), strict=True) if one < 5]
+    assert all(one == other for one, other in as_before), "only what would have no room is drawn anew"
+
+
 def test_a_draw_converts_only_trials_that_changed():
     """10,000 trials, most of them paused for good: the next draws convert what is new, not all again."""
     sampler = CoarseToFineSampler(0, **options())

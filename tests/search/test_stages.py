@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,7 +121,10 @@ def test_places_are_earned_at_the_rung_and_dealt_out_again_further_on():
 TIERS = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3), Dimension("c", tier=3)]
 
 
-def tiered_until(last, *, expand=False, tiers=TIERS, drawn=(0, 1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7), best=0.3):
+SEVENTHS = [place / 7 for place in range(7)]
+
+
+def tiered_until(last, *, expand=False, tiers=TIERS, drawn=SEVENTHS, worth=lambda point: abs(point["lr"] - 0.3)):
     """The stages of a tiered round, and its history, in which each draw is read before the next one."""
     defaults, zoom = {"lr": 0.5, "mom": 0.7, "wd": 0.2}, Zoom(5, expand=expand, tiered=True)
     stages, history = (), History()
@@ -128,7 +132,7 @@ def tiered_until(last, *, expand=False, tiers=TIERS, drawn=(0, 1 / 7, 2 / 7, 3 /
         stages = stages_until(number, stages, history, tiers, zoom=zoom, defaults=defaults)
         box = stage_of(number, stages).box
         point = {name: low + (high - low) * drawn[number % len(drawn)] for name, (low, high) in box.items()}
-        history.add(Entry(number, point, State.PAUSED, (Reading(13, abs(point["lr"] - best), number),)))
+        history.add(Entry(number, point, State.PAUSED, (Reading(13, worth(point), number),)))
     return stages, history
 
 
@@ -138,8 +142,8 @@ def test_each_tier_begins_with_a_coarse_stage_in_the_box_of_the_earlier_ones():
         ("tier 1 coarse", 0, 6),
         ("tier 2 coarse", 6, 12),
         ("tier 3 coarse", 12, 18),
-        ("tier 3 fine 1", 18, 24),
-        ("tier 3 fine 2", 24, 36),
+        ("fine 1", 18, 24),
+        ("fine 2", 24, 36),
     ]
     free, first, second, third = (0.0, 1.0), *stages[:3]
     assert first.frame == first.box == {"lr": free, "mom": (0.7, 0.7), "wd": (0.2, 0.2), "c": (0.5, 0.5)}
@@ -149,19 +153,85 @@ def test_each_tier_begins_with_a_coarse_stage_in_the_box_of_the_earlier_ones():
     width = max(best) - min(best)
     assert second.box["lr"] == pytest.approx((max(0, min(best) - 0.1 * width - 0.03), max(best) + 0.1 * width + 0.03))
     assert second.box["mom"] == third.box["wd"] == free
-    assert third.box["mom"][1] - third.box["mom"][0] < 1.0
     assert second.elites
     assert all(number < 6 for number in second.elites)
+    assert [stage.box["lr"][1] - stage.box["lr"][0] < 0.8 for stage in stages] == [False, True, True, True, True]
     assert first.reason == "uniform over the parameters of tier 1"
-    assert second.reason.startswith(
-        "uniform over the parameters of tier 2, the earlier ones in the box of the 4 best of 6"
-    )
-    assert all(stage.is_coarse == (stage.number < 3) for stage in stages)
+    box = "box of the 4 best of 6 trials at epoch 13, margin 0.1 of the width + 0.03"
+    assert second.reason == f"uniform over the parameters of tier 2, the earlier ones in the {box}"
+    assert stages[3].reason.startswith("box of the 4 best of 18")
+    assert [stage.is_coarse for stage in stages] == [True, True, True, False, False]
+
+
+def test_trials_in_which_a_parameter_was_fixed_do_not_say_where_it_is_good():
+    """The best four have the own value of momentum, near its low end, because they were drawn before it was."""
+    at_the_end = [Dimension("lr"), Dimension("mom", tier=2), Dimension("wd", tier=3)]
+    stages, history = (), History()
+    for number in range(13):
+        stages = stages_until(
+            number, stages, history, at_the_end, zoom=Zoom(5, expand=True, tiered=True), defaults={"mom": 0.05}
+        )
+        point = {name: (low + high) / 2 for name, (low, high) in stage_of(number, stages).box.items()}
+        history.add(Entry(number, point, State.PAUSED, (Reading(13, float(number), number),)))
+    third = stages[2]
+    assert third.elites == (0, 1, 2, 3)
+    assert third.box["mom"] == (0.0, 1.0)
+    assert third.pressed == ()
+    assert third.box["lr"][1] - third.box["lr"][0] < 0.1
+
+
+def test_trials_with_other_values_than_a_tier_is_fixed_at_are_not_among_its_best():
+    """A value that the study does not have was given with `enqueue_trial`."""
+    history = spaced([0.9, 0.1, 0.2, 0.15, 0.12, 0.11])
+    for number, entry in enumerate(list(history)):
+        history.add(Entry(number, {**entry.point, "mom": 0.3 if number == 0 else 0.7}, State.PAUSED, entry.readings))
+    tiers = [LR, Dimension("mom", tier=2), Dimension("wd", tier=3)]
+    zoom, defaults = Zoom(5, tiered=True), {"mom": 0.7, "wd": 0.2}
+    for entry in list(history):
+        history.add(
+            Entry(entry.number, {**entry.point, "wd": 0.4 if entry.number == 0 else 0.2}, State.PAUSED, entry.readings)
+        )
+    second = stages_until(6, (), history, tiers, zoom=zoom, defaults=defaults)[-1]
+    assert second.elites == (1, 2, 3, 4)
+    assert second.box["lr"][1] < 0.5
+
+
+def test_tiers_are_those_that_the_space_has_and_later_ones_stand_at_values_that_there_are():
+    tiers = [Dimension("a", tier=2), Dimension.of_scale("layers", Int(1, 4))]
+    tiers[1] = replace(tiers[1], tier=3)
+    stages, _ = tiered_until(13, tiers=tiers, worth=lambda point: point["a"])
+    assert [stage.name for stage in stages] == ["tier 2 coarse", "tier 3 coarse", "fine 1"]
+    assert stages[0].frame["layers"] == (0.625, 0.625), "no number lies in the middle of four"
+
+
+def test_a_tier_of_few_choices_takes_no_more_draws_than_there_are():
+    few = [replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=1), Dimension("lr", tier=2)]
+    stages, _ = tiered_until(14, tiers=few, worth=lambda point: point["opt"])
+    assert [(stage.name, stage.starts_at) for stage in stages] == [
+        ("tier 1 coarse", 0),
+        ("tier 2 coarse", 2),
+        ("fine 1", 8),
+        ("fine 2", 14),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("units", "box"), [((0.25, 0.25), (0.25, 0.25)), ((0.25, 0.75), (0.0, 1.0)), ((0.25,), (0.0, 1.0))]
+)
+def test_a_choice_that_all_of_the_best_have_is_kept_for_the_next_tier(units, box):
+    tiers = [replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=1), Dimension("lr", tier=2)]
+    history = history_of(*(({"opt": unit, "lr": 0.5}, {13: 1.0}) for unit in units))
+    second = stages_until(2, (), history, tiers, zoom=Zoom(5, tiered=True), defaults={})[-1]
+    assert (second.name, second.box["opt"], second.frame["opt"]) == ("tier 2 coarse", box, (0.0, 1.0))
+    fine = stages_until(8, (), history, tiers, zoom=Zoom(5, tiered=True), defaults={})[-1]
+    assert fine.box["opt"] == (0.0, 1.0)
 
 
 def test_a_parameter_of_an_earlier_tier_may_still_go_past_an_edge_that_it_presses_against():
     tiers = [Dimension("lr", reach=(-1.0, 2.0)), *TIERS[1:]]
-    (_, second, *_), _ = tiered_until(6, expand=True, tiers=tiers, drawn=(0, 0.5, 0.9, 0.95, 1), best=1)
+    (_, second, *_), _ = tiered_until(
+        6, expand=True, tiers=tiers, drawn=(0, 0.5, 0.9, 0.95, 1), worth=lambda point: -point["lr"]
+    )
     assert second.pressed == (Edge("lr", "high"),)
     assert second.box["lr"][1] > 1.0
 

@@ -144,10 +144,16 @@ def check_search(settings: Settings, study: StudySettings) -> None:
         remedy = "Write search=coarse_to_fine, or search.lr_range=false."
         rule = f"is for searches in stages: {', '.join(STAGED)}"
         problems.append(Problem("search.lr_range", rule, settings.search.name, remedy))
-    if target_of(study, {}) is None:
+    target = target_of(study, {})
+    if target is None:
         remedy = "Write search.lr_range=false, or one parameter with the path of the optimizer's lr."
         rule = "is for spaces with one learning rate that has a range"
         problems.append(Problem("search.lr_range", rule, " ".join(study.space.names), remedy))
+    elif settings.search.draws == "tiered" and target.parameter.tier > (first := min(one.tier for one in study.space)):
+        name, tier = target.parameter.name, target.parameter.tier
+        remedy = f"Write space.{name}.tier={first}, search=coarse_to_fine, or search.lr_range=false."
+        rule = "is for a learning rate of the first tier, because the others are fixed in the first stage"
+        problems.append(Problem("search.lr_range", rule, f"{name} of tier {tier}", remedy))
     if problems:
         raise ConfigError(problems)
 

@@ -1,4 +1,4 @@
-"""What commands say: results on standard output, everything else on standard error."""
+"""What commands say of rounds: what came of one, and its champion."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from tuner.store.ledger import Ledger
 from tuner.store.rounds import Champion, RoundRecord, Rounds
 
 NO_CHAMPION = 1
-
-
 #: Of a range: a champion within this share of an edge presses against it.
 NEAR = 0.1
 

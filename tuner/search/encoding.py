@@ -36,7 +36,9 @@ class Encoding:
     def matrix(self, points: Sequence[Mapping[str, float]]) -> Array:
         """Coordinates of points, nan where a point has none; shape (n, dimensions)."""
         names = [dimension.name for dimension in self.dimensions]
-        return np.array([[point.get(name, math.nan) for name in names] for point in points]).reshape(-1, len(names))
+        return np.array([[point.get(name, math.nan) for name in names] for point in points]).reshape(
+            len(points), len(names)
+        )
 
     def without_inactive(self, units: Array) -> Array:
         """Coordinates of candidates, snapped to values, and nan where the values of the others switch one off."""

@@ -23,7 +23,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.distributions import dimension_of, from_optuna, optuna_name, scale_of, to_optuna
-from tuner.search.draws import sobol_point, uniform, zoomed
+from tuner.search.draws import sobol_point, uniform
 from tuner.search.history import Entry, History
 from tuner.search.promotion import Expectation
 from tuner.search.screen import Screen, ScreenCache
@@ -236,8 +236,8 @@ class CoarseToFineSampler(_StatelessSampler):
     def judge(self, history: History, waiting: Sequence[int]) -> Expectation | None:
         """What the model expects of the next draw and of paused trials; for a round's rule, which has a space.
 
-        None without a model. In a coarse stage the next draw is expected to be better than anything, and of what waits
-        nothing is known.
+        None without a model. In a coarse stage the next draw is expected to be better than anything, and
+        nothing is said of what waits.
 
         Args:
             history: the round's trials.
@@ -288,13 +288,19 @@ class CoarseToFineSampler(_StatelessSampler):
         history, dimensions = self._open_stages(study, trial)
         fixed = self._scales.declared_point(trial.system_attrs.get(FIXED, {}))
         stage = _fixed(stage_of(trial.number, self._stages), fixed)
-        if not self._screen or stage.is_coarse:
-            return zoomed(stage, self._seed, trial.number)
         return self._screen_of(history, stage, dimensions, trial.number).best().point
 
     def _screen_of(self, history: History, stage: Stage, dimensions: Sequence[Dimension], index: int) -> Screen:
         return Screen(
-            history, stage, dimensions, self._seed, index, epochs=self._full, timed=self._timed, cache=self._cache
+            history,
+            stage,
+            dimensions,
+            self._seed,
+            index,
+            epochs=self._full,
+            learns=self._screen and not stage.is_coarse,
+            timed=self._timed,
+            cache=self._cache,
         )
 
     def _open_stages(self, study: Study, trial: FrozenTrial) -> tuple[History, list[Dimension]]:

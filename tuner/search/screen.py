@@ -23,7 +23,7 @@ from tuner.search.draws import uniform, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, Reading, State
 from tuner.search.promotion import MOST_READINGS
-from tuner.search.stages import Dimension, Stage
+from tuner.search.stages import Dimension, Stage, inside
 
 if TYPE_CHECKING:
     from tuner.search.model import Hyperparameters
@@ -127,7 +127,8 @@ class Screen:
     rounds of smaller and smaller steps. Running trials count as read at what the model expects of them (Ginsbourger et
     al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
     diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
-    learn from the best candidate is `zoomed`, and all are expected to be alike.
+    learn from the best candidate is `zoomed`, and all are expected to be alike. Where everything is discrete nothing is
+    drawn twice while something else is left.
 
     Args:
         history: the trials so far.
@@ -136,6 +137,7 @@ class Screen:
         seed: the round's seed.
         index: index of the draw.
         epochs: the full length of a training.
+        learns: whether a model of the history scores candidates; without it the best one is `zoomed`.
         timed: whether the best candidate is that of the highest expected improvement per second (Snoek et al. 2012,
             arXiv:1206.2944, section 3.2), not the highest of all.
         cache: keeps hyperparameters and candidates between draws; not needed for the result.
@@ -150,14 +152,15 @@ class Screen:
         index: int,
         *,
         epochs: int,
+        learns: bool = True,
         timed: bool = False,
         cache: ScreenCache | None = None,
     ) -> None:
         self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
         self._encoding = Encoding(self._dimensions, epochs)
-        self._avoid = _Avoided.of(history, self._encoding)
+        self._avoid = _Avoided.of(history, self._encoding, stage)
         self._cache = cache or ScreenCache()
-        learns = len(history.readings) >= FIRST_VALUES and bool(dimensions)
+        learns = learns and len(history.readings) >= FIRST_VALUES and bool(dimensions)
         self._score = _acquisition(history, self._encoding, self._cache) if learns else None
         self._pace = _Pace.of(history, self._encoding) if timed and learns else None
 
@@ -409,33 +412,37 @@ def _fantasies(history: History, epochs: int, known: Sequence[int]) -> list[_Row
 
 @dataclass(frozen=True)
 class _Avoided:
-    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete."""
+    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete or fixed."""
 
     encoding: Encoding
     places: tuple[int, ...]  # of the memory dimensions
     limits: Array  # of the infeasible trials there, shape (n, places); minus infinity where one has none
+    free: tuple[int, ...]  # of the dimensions that the stage does not fix
     drawn: frozenset[bytes]
 
     @classmethod
-    def of(cls, history: History, encoding: Encoding) -> _Avoided:
+    def of(cls, history: History, encoding: Encoding, stage: Stage) -> _Avoided:
         places = tuple(place for place, dimension in enumerate(encoding.dimensions) if dimension.memory)
         entries = [history[number] for number in history.numbers(State.INFEASIBLE)] if places else []
         limits = encoding.matrix([entry.point for entry in entries])[:, places]
         limits = limits[~np.all(np.isnan(limits), axis=1)]
-        discrete = all(dimension.cells for dimension in encoding.dimensions)
-        drawn = _keys(encoding.matrix([entry.point for entry in history])) if discrete else []
-        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), frozenset(drawn))
+        frames = [stage.frame.get(dimension.name, _FULL) for dimension in encoding.dimensions]
+        free = tuple(place for place, (low, high) in enumerate(frames) if low < high)
+        drawn = list[bytes]()
+        if free and all(encoding.dimensions[place].cells for place in free):
+            drawn = _keys(encoding.matrix([entry.point for entry in inside(list(history), stage.frame)])[:, free])
+        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), free, frozenset(drawn))
 
     @property
     def digest(self) -> bytes:
-        return _digest(self.places, self.limits, sorted(self.drawn))
+        return _digest(self.places, self.limits, self.free, sorted(self.drawn))
 
     def penalty(self, units: Array) -> Array:
         """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
         snapped = self.encoding.without_inactive(units)
         penalty = np.zeros(len(units))
         if self.drawn:
-            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped)]
+            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped[:, self.free])]
         if len(self.limits):
             sizes = np.nan_to_num(snapped[:, self.places], nan=-math.inf)
             too_large = np.any(np.all(sizes[:, None, :] >= self.limits[None, :, :] - 1e-9, axis=2), axis=1)

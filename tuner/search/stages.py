@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -140,7 +140,7 @@ class Stage:
 
     Attributes:
         number: running number in the round.
-        name: "coarse", "fine 1", … or "tier 1 coarse", "tier 1 fine 1", ….
+        name: "coarse" or "tier 1 coarse", "tier 2 coarse", …; then "fine 1", "fine 2", ….
         starts_at: index of its first draw.
         ends_at: index of the first draw that is not its own any more.
         frame: where a dimension may go at all; a fixed one is collapsed to a point.
@@ -162,7 +162,7 @@ class Stage:
 
     @property
     def is_coarse(self) -> bool:
-        """Whether it draws uniformly, before anything is known."""
+        """Whether it draws uniformly in its box, without asking a model."""
         return self.name.endswith("coarse")
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,37 +289,44 @@ def _next_stage(
     new = [dimension for dimension in dimensions if span.is_first and span.tier in (None, dimension.tier)]
     seen = [dimension for dimension in dimensions if _is_free(frame[dimension.name]) and dimension not in new]
     before = [entry for entry in history if entry.number < span.starts_at]
-    ranked = ranking(history, _inside(before, frame)) if seen else []
+    ranked = ranking(history, inside(before, frame)) if seen else []
     elites = ranked[: zoom.elites]
-    edges = [_pressed(dimension, elites) for dimension in seen]
+    # Trials of an earlier tier all have the same value of a later one, which says nothing of where it is good.
+    free = {
+        one.name: [entry for entry in elites if _is_free(stage_of(entry.number, known).frame.get(one.name, FREE))]
+        for one in seen
+    }
+    edges = [_pressed(one, free[one.name], len(elites)) for one in seen]
     pressed = tuple(edge for edge in edges if edge)
     expanding = pressed if zoom.expand else ()
-    box = frame | {one.name: _interval(one, frame[one.name], elites, expanding) for one in seen}
+    box = frame | {one.name: _interval(one, free[one.name], expanding) for one in seen}
+    if span.is_first:
+        box |= {one.name: _agreed(one, free[one.name]) for one in seen if not one.ordered}
     numbers = tuple(entry.number for entry in elites)
     reason = _reason(span, elites, len(ranked), narrows=bool(seen))
     return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed)
 
 
 def _spans(zoom: Zoom, dimensions: Sequence[Dimension]) -> Iterator[_Span]:
-    """Coarse, then fine stages of doubling length; with tiers a coarse stage for each, and fine ones of all at the end."""
-    tiers = sorted({dimension.tier for dimension in dimensions})
-    length, at = zoom.coarse + 1, 0
-    if not zoom.tiered or len(tiers) < 2:
-        yield from _doubling(at, length, "", None)
-        return
-    *early, last = tiers
-    for tier in early:
-        yield _Span(at, at + length, f"tier {tier} coarse", tier, is_first=True)
+    """A coarse stage, one for each tier where there are tiers, then fine ones of doubling length."""
+    tiers = sorted({dimension.tier for dimension in dimensions}) if zoom.tiered else []
+    at, length, last = 0, zoom.coarse + 1, None
+    if len(tiers) < 2:
+        yield _Span(at, at + length, "coarse", None, is_first=True)
         at += length
-    yield from _doubling(at, length, f"tier {last} ", last)
-
-
-def _doubling(start: int, length: int, prefix: str, tier: int | None) -> Iterator[_Span]:
-    yield _Span(start, start + length, f"{prefix}coarse", tier, is_first=True)
+    else:
+        for last in tiers:
+            end = at + int(min(length, _distinct(one for one in dimensions if one.tier == last)))
+            yield _Span(at, end, f"tier {last} coarse", last, is_first=True)
+            at = end
     for fine in count(1):
-        at, stop = start + length, start + 2 * length
-        yield _Span(at, stop, f"{prefix}fine {fine}", tier, is_first=False)
-        length *= 2
+        yield _Span(at, at + length, f"fine {fine}", last, is_first=False)
+        at, length = at + length, 2 * length
+
+
+def _distinct(dimensions: Iterable[Dimension]) -> float:
+    """How many configurations there are; where that is no more than a stage has draws, it has no more."""
+    return math.prod(dimension.size or math.inf for dimension in dimensions)
 
 
 def _frame(tier: int | None, dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> dict[str, Interval]:
@@ -340,7 +347,7 @@ def _is_free(interval: Interval) -> bool:
     return interval[0] < interval[1]
 
 
-def _inside(entries: Sequence[Entry], frame: Mapping[str, Interval]) -> list[Entry]:
+def inside(entries: Sequence[Entry], frame: Mapping[str, Interval]) -> list[Entry]:
     """Entries that the fixed dimensions of a frame hold for; others were drawn for another tier."""
     fixed = {name: interval[0] for name, interval in frame.items() if not _is_free(interval)}
     return [
@@ -350,26 +357,32 @@ def _inside(entries: Sequence[Entry], frame: Mapping[str, Interval]) -> list[Ent
     ]
 
 
-def _interval(dimension: Dimension, frame: Interval, elites: Sequence[Entry], expanding: Sequence[Edge]) -> Interval:
+def _interval(dimension: Dimension, elites: Sequence[Entry], expanding: Sequence[Edge]) -> Interval:
     units = [entry.point[dimension.name] for entry in elites if dimension.name in entry.point]
-    if not _is_free(frame) or not dimension.ordered or len(units) < 2:
-        return frame
+    if not dimension.ordered or len(units) < 2:
+        return FREE
     # The value of a cell owns the whole cell.
     cell = 0.5 / dimension.size if dimension.size else 0.0
     margin = MARGIN_OF_WIDTH * (max(units) - min(units)) + MARGIN + cell
-    low = max(min(units) - margin, min(frame[0], *units))
-    high = min(max(units) + margin, max(frame[1], *units))
+    low = max(min(units) - margin, min(0.0, *units))
+    high = min(max(units) + margin, max(1.0, *units))
     if Edge(dimension.name, "low") in expanding:
         high = max(high, low + WIDTH_PRESSED)
-        low = max(dimension.reach[0], min(low, frame[0]) - (high - low) / 2)
+        low = max(dimension.reach[0], min(low, 0.0) - (high - low) / 2)
     if Edge(dimension.name, "high") in expanding:
         low = min(low, high - WIDTH_PRESSED)
-        high = min(dimension.reach[1], max(high, frame[1]) + (high - low) / 2)
+        high = min(dimension.reach[1], max(high, 1.0) + (high - low) / 2)
     return low, high
 
 
-def _pressed(dimension: Dimension, elites: Sequence[Entry]) -> Edge | None:
-    """The edge that the best elite and at least half of all elites are near to."""
+def _agreed(dimension: Dimension, elites: Sequence[Entry]) -> Interval:
+    """The choice that all elites have, of two or more; else any."""
+    units = [entry.point[dimension.name] for entry in elites if dimension.name in entry.point]
+    return _point(units[0]) if len(units) > 1 and max(units) - min(units) < SAME else FREE
+
+
+def _pressed(dimension: Dimension, elites: Sequence[Entry], count: int) -> Edge | None:
+    """The edge that the best elite and at least half of all `count` elites are near to."""
     if not dimension.ordered or (dimension.size is not None and dimension.size <= 2):
         return None
     cell = 0.5 / dimension.size if dimension.size else 0.0
@@ -378,20 +391,21 @@ def _pressed(dimension: Dimension, elites: Sequence[Entry]) -> Edge | None:
         return None
     for side, distances in (("low", [unit - cell for unit in units]), ("high", [1 - cell - unit for unit in units])):
         near = [distance <= PRESSING + 1e-9 for distance in distances]
-        if near[0] and 2 * sum(near) >= len(elites):
+        if near[0] and 2 * sum(near) >= count:
             return Edge(dimension.name, side)
     return None
 
 
 def _reason(span: _Span, elites: Sequence[Entry], ranked: int, *, narrows: bool) -> str:
-    where = "the declared ranges" if span.tier is None else f"the parameters of tier {span.tier}"
+    is_tier = span.is_first and span.tier is not None
+    where = f"the parameters of tier {span.tier}" if is_tier else "the declared ranges"
     if not narrows:
         return f"uniform over {where}"
     if not elites:
-        return "uniform, because no trial has a value yet"
+        return f"uniform over {where}, because no trial has a value yet"
     epochs = sorted({entry.last_epoch for entry in elites})
     read = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
     box = (
         f"box of the {len(elites)} best of {ranked} trials at {read}, margin {MARGIN_OF_WIDTH} of the width + {MARGIN}"
     )
-    return f"uniform over {where}, the earlier ones in the {box}" if span.is_first else box
+    return f"uniform over {where}, the earlier ones in the {box}" if is_tier else box
