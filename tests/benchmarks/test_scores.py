@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import math
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -24,7 +27,7 @@ def rows_of(system, regret, *, seeds=(0, 1, 2), tasks=TASKS, workers=1, budget=8
     """A row for each task and seed; `regret` and `clock` are values or functions of (task, seed)."""
     from searches.rows import Row
 
-    whose = "tuner" if system == "coarse_to_fine" else "Optuna"
+    whose = "tuner" if system in ("coarse_to_fine", "tiered") else "Optuna"
     made = regret if callable(regret) else lambda *_: regret
     return [
         Row(whose, system, task, seed, workers, budget, made(task, seed), 8, clock or budget, ms)
@@ -169,3 +172,25 @@ def test_what_is_held_to_the_targets(budget, ours, its, told):
     assert told in text, "and random, which has not all of the seeds, is not the best"
     assert "Optuna: random" in text
     assert "met:" not in "\n".join(search.report(scores, markdown=False, judged=False))
+
+
+def test_the_readmes_table_of_all_searches_is_that_of_the_runs_that_are_kept_beside_it():
+    import search
+    from searches import baselines, rounds
+    from searches.rows import Row
+    from searches.scores import Place, Scores
+
+    with lzma.open(BENCHMARKS / "searches" / "lcbench.jsonl.xz", "rt") as lines:
+        rows = [Row(**json.loads(line)) for line in lines]
+    places = [Place(workers, budget) for workers in (1, 8) for budget in search.BUDGETS]
+    tasks = sorted({row.task for row in rows})
+    scores = Scores(rows, [*rounds.SYSTEMS, *baselines.SYSTEMS], places, tasks)
+    _, regrets, *_ = search.report(scores, markdown=True, judged=False)
+
+    def plain(text):
+        return [re.sub(" +", " ", line.replace("−", "-")) for line in text.splitlines()]
+
+    told = plain((BENCHMARKS / "README.md").read_text())
+    _, _, *made = plain(regrets)
+    assert len(made) >= 20
+    assert not set(made) - set(told)
