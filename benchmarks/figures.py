@@ -145,7 +145,7 @@ def heading(*, markdown: bool) -> str:
 def digest_of(*parts: Path) -> str:
     """A short digest of these files, and of the code, the configuration and the recorded curves in these folders.
 
-    Comments and layout of code do not count.
+    Comments, docstrings and layout of code do not count.
     """
     known = hashlib.sha256()
     for part in parts:
@@ -158,7 +158,12 @@ def digest_of(*parts: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _code_of(content: bytes) -> bytes:
-    return ast.dump(ast.parse(content)).encode()
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree).encode()
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

@@ -2,9 +2,9 @@
 
 `tuner` and Optuna search the same spaces with the same budgets, counted in epochs, and trial n of each has the same
 noise. The score is normalised regret: 0 for the best value known on a task, 100 for the median of random
-configurations (`searches/scores.py` says how systems are compared). With several workers tuner takes longer for the same epochs, because some have nothing to do while the last
-trainings end; the time that both take is in the table, in full trainings' worth of all workers. Runs that are done are
-kept in a file, so that a broken-off benchmark goes on.
+configurations (`searches/scores.py` says how systems are compared). With several workers tuner takes longer for the
+same epochs, because some have nothing to do while the last trainings end; the time that both take is in the table, in
+full trainings' worth of all workers. Runs that are done are kept in a file, so that a broken-off benchmark goes on.
 """
 
 from __future__ import annotations

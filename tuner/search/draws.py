@@ -6,9 +6,9 @@
 | `sobol_point` | seed, index, parameter name and its place |
 | `zoomed` | the same as `uniform_point`, and the stage's box |
 
-So they are the same on 1 worker and on 64, those of `zoomed` as long as the box is. Draws that a model of the history has a
-say in, or that what was drawn before rules out, are `screen`'s. What a
-coordinate means is the business of `tuner.space`, and where a stage draws of `stages`.
+So they are the same on 1 worker and on 64, those of `zoomed` as long as the box is. Draws that a model of the history has
+a say in, or that what was drawn before rules out, are `screen`'s. What a coordinate means is the business of
+`tuner.space`, and where a stage draws of `stages`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ the times that the history holds.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from bisect import bisect_right
@@ -14,16 +13,17 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.search.avoided import Avoided, digest_of
 from tuner.search.draws import uniform, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, Reading, State
 from tuner.search.promotion import MOST_READINGS
-from tuner.search.stages import Dimension, Stage, inside
+from tuner.search.stages import FREE, Dimension, Stage
 
 if TYPE_CHECKING:
     from tuner.search.model import Hyperparameters
@@ -44,7 +44,6 @@ MOST_KEPT = 8
 #: A reading below this share of the full length says too little about it.
 SHORTEST = 0.1
 LARGEST = 1e100  # of a value; the square of it is still a number
-_FULL = (0.0, 1.0)
 
 _Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), as in a history
 
@@ -71,7 +70,7 @@ class ScreenCache:
         """Hyperparameters of the model of such data."""
         from tuner.search.model import fit  # noqa: PLC0415  the first draws need no model, nor what it imports
 
-        key = _digest(groups, x, y)
+        key = digest_of(groups, x, y)
         if key != self._key or self._hyper is None:
             self._key, self._hyper = key, fit(x, y, groups)
             self.fits += 1
@@ -86,14 +85,6 @@ class ScreenCache:
             while len(self._best) > MOST_KEPT:
                 self._best.pop(next(iter(self._best)), None)  # the oldest one
         return best
-
-
-def _digest(*parts: Any) -> bytes:
-    """Of arrays, and of whatever else says by its `repr` what it is."""
-    made = hashlib.blake2b()
-    for part in parts:
-        made.update(repr(part.shape).encode() + part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return made.digest()
 
 
 @dataclass(frozen=True)
@@ -158,7 +149,7 @@ class Screen:
     ) -> None:
         self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
         self._encoding = Encoding(self._dimensions, epochs)
-        self._avoid = _Avoided.of(history, self._encoding, stage)
+        self._avoid = Avoided.of(history, self._encoding, stage)
         self._cache = cache or ScreenCache()
         learns = learns and len(history.readings) >= FIRST_VALUES and bool(dimensions)
         self._score = _acquisition(history, self._encoding, self._cache) if learns else None
@@ -179,7 +170,7 @@ class Screen:
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
         learnt = (part and part.digest for part in (self._score, self._avoid, self._pace))
-        digest = _digest(*learnt, self._encoding.epochs, self._stage, self._seed, self._index)
+        digest = digest_of(*learnt, self._encoding.epochs, self._stage, self._seed, self._index)
         return self._cache.best((self._dimensions, digest), self._found)
 
     def _found(self) -> Candidate:
@@ -191,8 +182,8 @@ class Screen:
         random = np.random.Generator(
             np.random.PCG64(int(uniform(self._seed, stage.number, self._index, "screen") * 2**53))
         )
-        box = np.array([stage.box.get(dimension.name, _FULL) for dimension in dimensions])
-        frame = np.array([stage.frame.get(dimension.name, _FULL) for dimension in dimensions])
+        box = np.array([stage.box.get(dimension.name, FREE) for dimension in dimensions])
+        frame = np.array([stage.frame.get(dimension.name, FREE) for dimension in dimensions])
         limits = np.stack([np.minimum(box[:, 0], frame[:, 0]), np.maximum(box[:, 1], frame[:, 1])])
         drawn = random.random((2 * CANDIDATES, len(dimensions)))
         region = np.repeat([box, frame], CANDIDATES, axis=0)
@@ -249,7 +240,7 @@ class _Acquisition:
 
         self._encoding = encoding
         measured = len(in_full)
-        self.digest = _digest(x, y, hyper, measured)
+        self.digest = digest_of(x, y, hyper, measured)
         self._posterior = Posterior(x, y, hyper, encoding.groups)
         whole = x[:measured].copy()
         whole[:, -1] = 1.0
@@ -301,7 +292,7 @@ class _Pace:
         self._mean, self._deviation = float(logs.mean()), float(logs.std()) or 1.0
         hyper = Hyperparameters((self.LENGTH,) * (max(encoding.groups) + 1), 1.0, self.NOISE)
         x = self._inputs(encoding.matrix([point for point, _ in known]))
-        self.digest = _digest(x, logs)
+        self.digest = digest_of(x, logs)
         self._posterior = Posterior(x, (logs - self._mean) / self._deviation, hyper, encoding.groups)
 
     def __call__(self, units: Array) -> Array:
@@ -408,47 +399,3 @@ def _fantasies(history: History, epochs: int, known: Sequence[int]) -> list[_Row
         _Row(number, entry.target or (epochs if entry.readings else shortest), math.nan)
         for number, entry in ((number, history[number]) for number in sorted(numbers)[-MOST_FANTASIES:])
     ]
-
-
-@dataclass(frozen=True)
-class _Avoided:
-    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete or fixed."""
-
-    encoding: Encoding
-    places: tuple[int, ...]  # of the memory dimensions
-    limits: Array  # of the infeasible trials there, shape (n, places); minus infinity where one has none
-    free: tuple[int, ...]  # of the dimensions that the stage does not fix
-    drawn: frozenset[bytes]
-
-    @classmethod
-    def of(cls, history: History, encoding: Encoding, stage: Stage) -> _Avoided:
-        places = tuple(place for place, dimension in enumerate(encoding.dimensions) if dimension.memory)
-        entries = [history[number] for number in history.numbers(State.INFEASIBLE)] if places else []
-        limits = encoding.matrix([entry.point for entry in entries])[:, places]
-        limits = limits[~np.all(np.isnan(limits), axis=1)]
-        frames = [stage.frame.get(dimension.name, _FULL) for dimension in encoding.dimensions]
-        free = tuple(place for place, (low, high) in enumerate(frames) if low < high)
-        drawn = list[bytes]()
-        if free and all(encoding.dimensions[place].cells for place in free):
-            drawn = _keys(encoding.matrix([entry.point for entry in inside(list(history), stage.frame)])[:, free])
-        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), free, frozenset(drawn))
-
-    @property
-    def digest(self) -> bytes:
-        return _digest(self.places, self.limits, self.free, sorted(self.drawn))
-
-    def penalty(self, units: Array) -> Array:
-        """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
-        snapped = self.encoding.without_inactive(units)
-        penalty = np.zeros(len(units))
-        if self.drawn:
-            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped[:, self.free])]
-        if len(self.limits):
-            sizes = np.nan_to_num(snapped[:, self.places], nan=-math.inf)
-            too_large = np.any(np.all(sizes[:, None, :] >= self.limits[None, :, :] - 1e-9, axis=2), axis=1)
-            penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.places]).sum(1)))
-        return penalty
-
-
-def _keys(units: Array) -> list[bytes]:
-    return [row.tobytes() for row in np.round(np.nan_to_num(units, nan=-1.0), 6) + 0.0]
