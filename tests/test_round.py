@@ -320,10 +320,23 @@ def test_a_tiered_round_with_many_workers_waits_for_a_tier_before_it_begins_the_
     assert len({params["lr"] for params in drawn[:6]}) == 6
     assert len({params["batch_size"] for params in drawn[3:6]}) > 1
     assert len({params["pause"] for params in drawn[6:]}) == 6
-    assert (
-        "uniform over the parameters of tier 2, the earlier ones in the box of the 3 best of 3"
-        in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "uniform over the parameters of tier 2, the earlier ones in the box of the 3 best of 3" in said
+    assert "not tuned yet" not in said
+
+
+def test_a_tiered_round_that_ends_early_names_what_it_has_not_tuned(workdir, capsys):
+    later = {
+        "batch_size": {"kind": "categorical", "path": "data.batch_size", "choices": [8, 16, 32, 64], "tier": 2},
+        "pause": {"kind": "uniform", "path": "module.pause_s", "low": 0.0, "high": 0.001, "tier": 3},
+    }
+    write_study(workdir, space=later)
+    said = []
+    for count in (3, 6, 7):
+        assert tune(workdir, "search=tiered", "search.coarse=2", f"search.trials={count}") == 0
+        said += [line for line in capsys.readouterr().out.splitlines() if "not tuned yet" in line] or [""]
+    why = "because the round ended before their tier began; it goes on from here with a larger budget"
+    assert said == [f"  not tuned yet: batch_size, pause, {why}", f"  not tuned yet: pause, {why}", ""]
 
 
 def test_a_trial_carries_what_a_person_looks_for_in_the_dashboard(workdir):

@@ -72,6 +72,11 @@ def summary(
     output.put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
     for stage in stages:
         output.put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
+    if fixed := [name for name, (low, high) in (stages[-1].frame if stages else {}).items() if low == high]:
+        output.put(
+            f"  not tuned yet: {', '.join(fixed)}, because the round ended before their tier began;"
+            " it goes on from here with a larger budget"
+        )
     best = study.space.to_unit(ledger.values(champion.trial)) if champion else {}
     for edge in stages[-1].pressed if stages else ():
         # What pressed when the stage began may have been left since.
