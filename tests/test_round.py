@@ -325,6 +325,29 @@ def test_a_tiered_round_with_many_workers_waits_for_a_tier_before_it_begins_the_
     assert "not tuned yet" not in said
 
 
+def test_a_tier_waits_for_trials_that_lost_their_worker_and_not_for_those_that_crashed(workdir):
+    space = {
+        "lr": {"kind": "log_uniform", "low": 1e-3, "high": 0.5, "path": "module.lr"},
+        "mode": {"kind": "categorical", "choices": ["good", "raise", "killed once"], "path": "module.mode"},
+        "pause": {"kind": "uniform", "path": "module.pause_s", "low": 0.0, "high": 0.001, "tier": 2},
+    }
+    write_study(workdir, space=space)
+    assert tune(workdir, "search=tiered", "search.coarse=7", "search.trials=18", "launcher.workers=3", "seed=1") == 0
+    drawn = trials(workdir)
+    crashed = [trial.number for trial in drawn if trial.user_attrs["outcome"] == "crashed"]
+    assert crashed == [trial.number for trial in drawn if trial.params["mode"] == "raise"]
+    again = [trial.number for trial in drawn if trial.user_attrs.get("retries")]
+    first = set(range(8))
+    assert first & set(crashed), "else this test says nothing"
+    assert first & set(again)
+    with Database(store_url(workdir)) as database:
+        rounds = Rounds(database)
+        stages = rounds.stages(rounds.latest("line"))
+    assert [stage["starts_at"] for stage in stages] == [0, 8, 16]
+    assert f"the 4 best of {len(first - set(crashed))} trials" in stages[1]["reason"]
+    assert {trial.params["pause"] for trial in drawn[:8]} == {0.0}
+
+
 def test_a_tiered_round_that_ends_early_names_what_it_has_not_tuned(workdir, capsys):
     later = {
         "batch_size": {"kind": "categorical", "path": "data.batch_size", "choices": [8, 16, 32, 64], "tier": 2},
