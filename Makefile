@@ -33,6 +33,7 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/leaks.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/search.py $(if $(TABLES),--data $(TABLES))
+	$(BIN)/python benchmarks/failing.py
 	$(BIN)/python benchmarks/real.py --study digits $(if $(TUNER_DATA),cifar)
 	$(if $(TUNER_DATA),$(BIN)/python benchmarks/cifar.py)
 

@@ -32,6 +32,11 @@ class State(enum.StrEnum):
     def ended(self) -> bool:
         return self not in (State.RUNNING, State.PAUSED, State.INTERRUPTED)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the trial ended without a decision of the search."""
+        return self.ended and self not in (State.COMPLETE, State.PRUNED)
+
 
 @dataclass(frozen=True)
 class Reading:

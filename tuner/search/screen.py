@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tuner.search.avoided import Avoided, digest_of
 from tuner.search.draws import uniform, zoomed
 from tuner.search.encoding import Encoding
+from tuner.search.feasibility import Feasibility
 from tuner.search.history import History, Reading, State
 from tuner.search.promotion import MOST_READINGS
 from tuner.search.stages import FREE, Dimension, Stage
@@ -39,7 +40,7 @@ MOST_ROWS = MOST_READINGS + MOST_FALLEN  # that the model is given
 MOST_FITTED = 128
 FIRST_VALUES = 2  # without them there is nothing to learn from
 FIRST_FIT, FIT_GROWTH = 3, 1.1
-#: Best candidates that are kept; events of other workers may come between two decisions about the same trials.
+#: Of a kind that are kept; events of other workers may come between two decisions about the same trials.
 MOST_KEPT = 8
 #: A reading below this share of the full length says too little about it.
 SHORTEST = 0.1
@@ -51,9 +52,9 @@ _Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), a
 class ScreenCache:
     """Keeps what is costly and will be asked for again.
 
-    The model's last hyperparameters stay the same until the data grew by a tenth. The last best candidates are those that
-    a rule decided by, and that are drawn then. It saves time and changes nothing: the keys are everything that a result
-    depends on.
+    The last hyperparameters of models, of which the one of the values is fitted again when the data has grown by a tenth.
+    The last best candidates, which a rule decided by, and which are drawn then. It saves time and changes nothing: the keys
+    are everything that a result depends on.
 
     Attributes:
         fits: how often hyperparameters were fitted.
@@ -62,8 +63,7 @@ class ScreenCache:
 
     def __init__(self) -> None:
         self.fits = self.searches = 0
-        self._key: bytes | None = None
-        self._hyper: Hyperparameters | None = None
+        self._hyper: dict[bytes, Hyperparameters] = {}
         self._best: dict[Hashable, Candidate] = {}
 
     def fitted(self, x: Array, y: Array, groups: tuple[int, ...]) -> Hyperparameters:
@@ -71,10 +71,12 @@ class ScreenCache:
         from tuner.search.model import fit  # noqa: PLC0415  the first draws need no model, nor what it imports
 
         key = digest_of(groups, x, y)
-        if key != self._key or self._hyper is None:
-            self._key, self._hyper = key, fit(x, y, groups)
+        hyper = self._hyper.get(key)
+        if hyper is None:
+            hyper = self._hyper[key] = fit(x, y, groups)
             self.fits += 1
-        return self._hyper
+            _forget(self._hyper)
+        return hyper
 
     def best(self, key: Hashable, found: Callable[[], Candidate]) -> Candidate:
         """The best candidate of a search, which `found` finds."""
@@ -82,9 +84,13 @@ class ScreenCache:
         if best is None:
             best = self._best[key] = found()
             self.searches += 1
-            while len(self._best) > MOST_KEPT:
-                self._best.pop(next(iter(self._best)), None)  # the oldest one
+            _forget(self._best)
         return best
+
+
+def _forget(kept: dict[Any, Any]) -> None:
+    while len(kept) > MOST_KEPT:
+        kept.pop(next(iter(kept)), None)  # the oldest one
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class Screen:
     256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
     rounds of smaller and smaller steps. Running trials count as read at what the model expects of them (Ginsbourger et
     al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
-    diverged ones as the worst value; ones that ran out of memory rule out what is not smaller. Without two values to
+    diverged ones as the worst value; ones that ran out of memory rule out what is not smaller; what is like those that
+    crashed, were lost or took too long counts for less by how likely it is to fail as well. Without two values to
     learn from the best candidate is `zoomed`, and all are expected to be alike. Where everything is discrete nothing is
     drawn twice while something else is left.
 
@@ -154,22 +161,25 @@ class Screen:
         learns = learns and len(history.readings) >= FIRST_VALUES and bool(dimensions)
         self._score = _acquisition(history, self._encoding, self._cache) if learns else None
         self._pace = _Pace.of(history, self._encoding) if timed and learns else None
+        self._feasible = Feasibility.of(history, self._encoding, self._cache) if learns else None
 
     def expected(self, points: Sequence[Mapping[str, float]]) -> Array:
         """Log of the expected improvement of points at full length, in standardised values; shape (n,)."""
         if self._score is None or not points:
             return np.zeros(len(points))
-        return np.asarray(self._score(self._encoding.matrix(points)))
+        units = self._encoding.matrix(points)
+        return np.asarray(self._score(units) + self._likely(units))
 
     def final(self, points: Sequence[Mapping[str, float]]) -> Array:
         """How much points are worth as the last ones to be trained in full, the higher the better; shape (n,)."""
         if self._score is None or not points:
             return np.zeros(len(points))
-        return self._score.final(self._encoding.matrix(points))
+        units = self._encoding.matrix(points)
+        return np.asarray(self._score.final(units) + self._likely(units))
 
     def best(self) -> Candidate:
         """The candidate of the highest expected improvement, per second if time counts."""
-        learnt = (part and part.digest for part in (self._score, self._avoid, self._pace))
+        learnt = (part and part.digest for part in (self._score, self._avoid, self._feasible, self._pace))
         digest = digest_of(*learnt, self._encoding.epochs, self._stage, self._seed, self._index)
         return self._cache.best((self._dimensions, digest), self._found)
 
@@ -203,7 +213,11 @@ class Screen:
 
     def _worth(self, units: Array) -> Array:
         worth = (self._score(units) if self._score else np.zeros(len(units))) - self._avoid.penalty(units)
+        worth += self._likely(units)
         return np.asarray(worth - np.log(self._pace(units)) if self._pace else worth)
+
+    def _likely(self, units: Array) -> Array | float:
+        return self._feasible(units) if self._feasible else 0.0
 
 
 def _moved(

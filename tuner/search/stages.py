@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.search.history import Entry, History, State
+from tuner.search.history import Entry, History
 from tuner.space import Int, LogInt, Parameter, Scale, Space
 
 Interval = tuple[float, float]
@@ -245,13 +245,13 @@ def ranking(history: History, entries: Sequence[Entry]) -> list[Entry]:
     Places are earned at the first epoch at which trials were compared. Among those that went on to the next epoch, the
     places they hold are dealt out again by their values there, and so on. So values are compared at equal epochs only,
     and a trial that went further is not better for that alone: it went on because it was among the best of its time,
-    and better ones may have come since. A trial not read at an epoch counts there with its next reading; diverged
-    ones, and values that are not finite, are left out.
+    and better ones may have come since. A trial not read at an epoch counts there with its next reading; ones that
+    failed, whatever they had shown before, and values that are not finite, are left out.
     """
     alive = [
         entry
         for entry in entries
-        if entry.state is not State.DIVERGED and any(math.isfinite(reading.value) for reading in entry.readings)
+        if not entry.state.failed and any(math.isfinite(reading.value) for reading in entry.readings)
     ]
     order = sorted(alive, key=lambda entry: entry.number)
     for epoch in history.epochs_read:

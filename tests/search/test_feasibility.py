@@ -1,0 +1,165 @@
+"""What crashes, is lost or takes too long is avoided as far as it can be told what it is due to."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tuner.search.encoding import Encoding
+from tuner.search.feasibility import LEAST, MOST, Feasibility
+from tuner.search.history import History, State
+from tuner.search.sampler import CoarseToFineSampler
+from tuner.search.screen import Screen, ScreenCache
+from tuner.search.stages import Dimension, Stage
+
+EPOCHS = 24
+CHOICE = Dimension("choice", ordered=False, size=3, cells=((1 / 3, 1 / 6), (2 / 3, 0.5), (1.0, 5 / 6)))
+X, Y, SIZE = Dimension("x"), Dimension("y"), Dimension("size", memory=True)
+LIKELY, UNLIKELY = math.log(LEAST), -100.0
+
+
+def history_of(trials, failed=State.CRASHED):
+    """Of (point, epochs it was trained, epoch it was to go to); one that ended before failed."""
+    history = History()
+    for number, (point, epochs, target) in enumerate(trials):
+        history.drawn(number, point, target)
+        for epoch in [rung for rung in (3, 6, 12, 24) if rung <= epochs]:
+            history.read(number, epoch, 1.0)
+        if epochs < target:
+            history.ended(number, failed)
+        elif epochs == EPOCHS:
+            history.ended(number, State.COMPLETE)
+        else:
+            history.paused(number)
+    return history
+
+
+def log_likely(history, dimensions, points):
+    encoding = Encoding(tuple(dimensions), EPOCHS)
+    found = Feasibility.of(history, encoding, ScreenCache())
+    return None if found is None else found(encoding.matrix(points))
+
+
+def scattered(n, seed=0):
+    return [{"x": float(x), "y": float(y)} for x, y in np.random.default_rng(seed).random((n, 2))]
+
+
+def test_the_choice_that_crashes_is_told_from_the_other_parameters():
+    trials = [
+        (point | {"choice": (k % 3 + 0.5) / 3}, 0 if k % 3 == 2 else 3, 3) for k, point in enumerate(scattered(12))
+    ]
+    points = [point | {"choice": (k % 3 + 0.5) / 3} for k, point in enumerate(scattered(30, seed=1))]
+    found = log_likely(history_of(trials), (X, Y, CHOICE), points)
+    crashing = np.arange(30) % 3 == 2
+    assert found[~crashing].min() > LIKELY
+    assert found[crashing].max() < UNLIKELY
+
+
+def test_what_fails_at_random_leaves_all_as_likely():
+    points = scattered(40)
+    random = np.random.default_rng(3).random(40) < 0.15
+    assert random.any()
+    history = history_of([(point, 0 if fails else 3, 3) for point, fails in zip(points, random, strict=True)])
+    found = log_likely(history, (X, Y), scattered(200, seed=1))
+    assert found.min() > math.log(0.6)
+
+
+def test_who_was_trained_less_far_than_the_failed_were_to_go_says_nothing():
+    """Half of the range takes too long after epoch 6; the other half was not tried any further yet, or was."""
+    slow = [({"x": 0.6 + 0.1 * k, "y": 0.5}, 6, 12) for k in range(4)]
+    early = [({"x": 0.1 * k, "y": 0.5}, 6, 6) for k in range(5)]
+    points = [{"x": 0.1, "y": 0.5}, {"x": 0.85, "y": 0.5}]
+    fast, too_slow = log_likely(history_of(slow + early, State.TIMED_OUT), (X, Y), points)
+    assert (fast, too_slow) == tuple(log_likely(history_of(slow, State.TIMED_OUT), (X, Y), points))
+    assert too_slow < UNLIKELY < fast
+    in_full = [({"x": 0.2, "y": 0.5}, 24, 24), ({"x": 0.05, "y": 0.5}, 12, 12)]
+    fast, too_slow = log_likely(history_of(slow + in_full, State.TIMED_OUT), (X, Y), points)
+    assert fast > LIKELY
+    assert too_slow < UNLIKELY
+
+
+@pytest.mark.parametrize("state", [state for state in State if state.failed])
+def test_which_ends_are_failures(state):
+    trials = [({"x": 0.9, "y": 0.5, "size": 0.9}, 0, 3), ({"x": 0.1, "y": 0.5, "size": 0.1}, 3, 3)]
+    without, with_memory = (
+        log_likely(history_of(trials, state), (X, Y, *more), [trials[0][0]]) for more in ((), (SIZE,))
+    )
+    assert (without is None) == (state is State.DIVERGED), "which has a value, the worst"
+    assert (with_memory is None) == (state in (State.DIVERGED, State.INFEASIBLE)), "which rules out what is larger"
+
+
+def test_nothing_failed_nothing_to_learn():
+    assert log_likely(history_of([(point, 3, 3) for point in scattered(5)]), (X, Y), scattered(2)) is None
+
+
+def test_of_thousands_of_failures_a_bounded_number_is_learnt_from_the_newest_among_them():
+    trials = [(point, 0 if point["x"] > 0.5 else 3, 3) for point in scattered(1000)]
+    newest = [({"x": 0.2, "y": 0.2 + k / 1000}, 0, 3) for k in range(MOST)]
+    encoding = Encoding((X, Y), EPOCHS)
+    found = Feasibility.of(history_of(trials + newest), encoding, ScreenCache())
+    assert len(found._posterior._x) == 2 * MOST
+    left, right = found(encoding.matrix([{"x": 0.2, "y": 0.21}, {"x": 0.9, "y": 0.5}]))
+    assert max(left, right) < UNLIKELY
+
+
+def test_the_length_scales_are_fitted_once_for_the_same_trials_beside_those_of_the_values():
+    stage = Stage(0, "fine 1", 0, 99, {"x": (0.0, 1.0), "y": (0.0, 1.0)}, {"x": (0.0, 1.0), "y": (0.0, 1.0)})
+    history, cache = history_of([(point, 0 if point["x"] > 0.6 else 3, 3) for point in scattered(12)]), ScreenCache()
+    drawn = [
+        Screen(history, stage, (X, Y), 0, index, epochs=EPOCHS, cache=cache).best().point for index in (12, 13, 14)
+    ]
+    assert cache.fits == 2
+    assert drawn == [Screen(history, stage, (X, Y), 0, index, epochs=EPOCHS).best().point for index in (12, 13, 14)]
+    assert max(point["x"] for point in drawn) < 0.75
+
+
+def test_neither_a_promotion_nor_a_last_training_goes_to_what_is_likely_to_fail():
+    slow = [({"x": 0.6 + 0.1 * k, "y": 0.5}, 6, 12) for k in range(4)]
+    fine = [({"x": 0.1 + 0.05 * k, "y": 0.5}, 24, 24) for k in range(3)]
+    history = history_of([*slow, *fine, ({"x": 0.85, "y": 0.5}, 3, 3), ({"x": 0.15, "y": 0.5}, 3, 3)], State.TIMED_OUT)
+    stage = Stage(0, "fine 1", 0, 99, {"x": (0.0, 1.0), "y": (0.0, 1.0)}, {"x": (0.0, 1.0), "y": (0.0, 1.0)})
+    screen = Screen(history, stage, (X, Y), 0, 9, epochs=EPOCHS)
+    points = [history[number].point for number in (7, 8)]
+    for of in (screen.expected, screen.final):
+        bad, good = of(points)
+        assert good - bad > 100
+
+
+def run_of(objective, trials, seed):
+    study = optuna.create_study(sampler=CoarseToFineSampler(seed))
+    study.optimize(objective, n_trials=trials, catch=ValueError)
+    return study
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_plain_optuna_study_leaves_the_choice_that_always_raises(seed):
+    """Without it the default search went on with that choice, about which it learnt nothing, to the end."""
+
+    def objective(trial):
+        rate, name = (
+            trial.suggest_float("rate", 1e-4, 1.0, log=True),
+            trial.suggest_categorical("name", ["a", "b", "c"]),
+        )
+        if name == "c":
+            raise ValueError("not built for this machine")
+        return abs(math.log10(rate) + 2) + 0.2 * (name == "a")
+
+    study = run_of(objective, 36, seed)
+    later = [trial.state for trial in study.trials[12:]]
+    assert later.count(TrialState.FAIL) <= 3
+    assert study.best_value < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_where_the_best_lies_beside_what_raises_it_is_come_near_to(seed):
+    def objective(trial):
+        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+        if x > 0.6:
+            raise ValueError("too wide")
+        return 0.6 - x + 0.3 * (y - 0.5) ** 2
+
+    study = run_of(objective, 40, seed)
+    assert study.best_value < 0.02
+    assert [trial.state for trial in study.trials[10:]].count(TrialState.FAIL) <= 20

@@ -1,0 +1,98 @@
+"""How likely a configuration can be trained to its end, learnt from the trials that could not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search.avoided import digest_of
+from tuner.search.encoding import Encoding
+from tuner.search.history import History, State
+
+if TYPE_CHECKING:
+    from tuner.search.screen import ScreenCache
+
+Array = NDArray[np.float64]
+
+#: What is less likely than this to be trained to its end is drawn only where nothing else is left. Without it the product
+#: with the improvement goes on into what fails for as long as the improvement there is large enough.
+LEAST = 0.5
+PENALTY = 1e3  # for each unit below; larger than any difference of logarithms that is left to decide
+#: Of each kind of trial the model is given as many: it is fitted again whenever one is new, and a worker waits for it.
+MOST = 32
+#: While nothing has come as far as what failed, nothing tells which parameter it is due to: near is near in all of them.
+LENGTH, SIGNAL, NOISE = 0.5, 1.0, 0.01
+#: Variance of chance: any configuration may fail, or be trained, for once.
+CHANCE = 0.02
+
+
+class Feasibility:
+    """Logarithm of the probability that configurations can be trained to their end.
+
+    Least-squares classification (Rasmussen & Williams 2006, section 6.5): a Gaussian process of 1 for what was trained at
+    least as far as half of the failed trials were to go, and 0 for those, with 1 where nothing is known. Its own length
+    scales tell what the failures are due to; failures that nothing explains, as those of a flaky machine, are noise to it.
+    The product of this probability and the expected improvement is that of Gardner et al. 2014, "Bayesian Optimization with
+    Inequality Constraints"; that a configuration is first of all to be likely enough is from Gelbart et al. 2014,
+    arXiv:1403.5607.
+    """
+
+    @classmethod
+    def of(cls, history: History, encoding: Encoding, cache: ScreenCache) -> Feasibility | None:
+        """Of the trials so far; None if none of them failed.
+
+        Diverged trials have a value, the worst. Where a parameter is known to need memory, what ran out of it rules out
+        what is not smaller, and says nothing of the rest.
+        """
+        states = {State.CRASHED, State.LOST, State.TIMED_OUT}
+        if not any(dimension.memory for dimension in encoding.dimensions):
+            states.add(State.INFEASIBLE)
+        failed = sorted(number for state in states for number in history.numbers(state))
+        if not failed or not encoding.dimensions:
+            return None
+        goals = sorted(history[number].target for number in failed)
+        goal = goals[len(goals) // 2]
+        reached = {number for epoch in history.epochs_read if epoch >= goal for _, number in history.ranked(epoch)}
+        return cls(history, encoding, cache, _some(failed), _some(sorted(reached.difference(failed))))
+
+    def __init__(
+        self, history: History, encoding: Encoding, cache: ScreenCache, failed: Sequence[int], reached: Sequence[int]
+    ) -> None:
+        from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415  as in `screen`
+
+        self._encoding = encoding
+        x = self._inputs(encoding.matrix([history[number].point for number in (*failed, *reached)]))
+        short = np.concatenate([np.ones(len(failed)), np.zeros(len(reached))])  # of 1
+        self._deviation = math.sqrt(short.mean())
+        y = -short / self._deviation
+        if reached:
+            hyper = cache.fitted(x, y, encoding.groups)
+        else:
+            hyper = Hyperparameters((LENGTH,) * (max(encoding.groups) + 1), SIGNAL, NOISE)
+        self._noise = max(hyper.noise, CHANCE / self._deviation**2)
+        self._posterior = Posterior(x, y, hyper, encoding.groups)
+        self.digest = digest_of(x, y, hyper)
+
+    def __call__(self, units: Array) -> Array:
+        """For coordinates of shape (n, dimensions); shape (n,). Far below nought where it is less likely than not."""
+        from scipy.special import log_ndtr  # noqa: PLC0415
+
+        mean, variance = self._posterior.predict(self._inputs(self._encoding.without_inactive(units)))
+        log_likely = log_ndtr((mean + 0.5 / self._deviation) / np.sqrt(variance + self._noise))
+        return np.asarray(log_likely - PENALTY * np.maximum(LEAST - np.exp(log_likely), 0.0))
+
+    def _inputs(self, units: Array) -> Array:
+        return self._encoding.encoded(units, np.full(len(units), self._encoding.epochs))
+
+
+def _some(numbers: Sequence[int]) -> Sequence[int]:
+    """At most `MOST` of them: half the newest ones, the rest spread evenly."""
+    if len(numbers) <= MOST:
+        return numbers
+    half = MOST // 2
+    older = len(numbers) - half
+    return [*(numbers[i * older // half] for i in range(half)), *numbers[older:]]
