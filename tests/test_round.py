@@ -166,6 +166,16 @@ def test_a_module_that_crashes_for_some_values_only_does_not_stop_the_round(work
     assert {"crashed", "complete"} <= set(outcomes(workdir))
 
 
+def test_the_default_search_leaves_a_choice_that_always_crashes(workdir):
+    space = {"lr": {"kind": "log_uniform", "low": 1e-3, "high": 0.5, "path": "module.lr"},
+             "mode": {"kind": "categorical", "choices": ["good", "raise", "other"], "path": "module.mode"}}  # fmt: skip
+    write_study(workdir, space=space)
+    assert tune(workdir, "search.trials=24", "search.budget=null") == 0
+    modes = [trial.params["mode"] for trial in trials(workdir)]
+    assert "raise" in modes[:10], "else this test says nothing"
+    assert modes[12:].count("raise") <= 2
+
+
 def test_an_objective_that_is_never_logged_is_found_by_the_first_trial(workdir, capsys):
     assert tune(workdir, "module.mode=silent") == 2
     told = capsys.readouterr().err
