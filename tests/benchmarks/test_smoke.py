@@ -35,7 +35,9 @@ def test_one_command_runs_them_all() -> None:
         assert f"command: python benchmarks/{script}.py" in part
         assert "versions: Python" in part
         # The table that search.py has by itself is no one to judge by.
-        assert "met: " in part or "MISSED: " in part or script in ("faults", "failing") or "coarse_to_fine against" in part
+        assert (
+            "met: " in part or "MISSED: " in part or script in ("faults", "failing") or "coarse_to_fine against" in part
+        )
     controller, throughput = parts[:2]
     for system in ("tuner, default search, no pruner", "tuner, default search and pruner", "plain Optuna, TPESampler"):
         assert all(re.fullmatch(SPREAD, cell) for cell in cells(controller, system))
