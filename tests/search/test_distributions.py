@@ -100,3 +100,9 @@ def test_a_log_float_is_zoomed_on_its_log_axis_and_numeric_choices_are_sorted():
     assert dimension_of("p", CategoricalDistribution((3, 1, 2))).ordered
     assert not dimension_of("p", CategoricalDistribution(("a", "b", "c"))).ordered
     assert math.isclose(scale_of(FloatDistribution(0.1, 0.7, step=0.2)).from_unit(0.999), 0.7)
+
+
+def test_choices_that_are_equal_and_of_another_type_stay_apart():
+    for choices in ((1, 2, 4), (1.0, 2.0, 4.0), (0, 1), (False, True)):
+        value = scale_of(CategoricalDistribution(choices)).from_unit(0.0)
+        assert type(value) is type(choices[0])

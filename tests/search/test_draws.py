@@ -229,6 +229,20 @@ def test_in_a_discrete_space_nothing_is_drawn_twice_before_all_was_drawn_once():
     assert len({tuple(entry.point.values()) for entry in history}) == 9
 
 
+@pytest.mark.parametrize(("choices", "draws"), [(2, 2), (4, 4), (9, 6)])
+def test_a_tier_of_choices_draws_each_of_them_once_whatever_the_others_are(choices, draws):
+    tiers = [Dimension("lr"), replace(Dimension.of_scale("act", Categorical(tuple("abcdefghi"[:choices]))), tier=2)]
+    for seed in range(5):
+        history, stages = History(), ()
+        for number in range(6 + draws):
+            stages = stages_until(number, stages, history, tiers, zoom=Zoom(5, tiered=True), defaults={"act": 0.0})
+            point = screened(history, stages[-1], tiers, seed, number, epochs=1, learns=False)
+            point["act"] = float(tiers[1].snapped(np.array([point["act"]]))[0])
+            history.add(Entry(number, point, State.COMPLETE, (Reading(1, point["lr"], number),)))
+        assert (stages[-1].name, stages[-1].ends_at) == ("tier 2 coarse", 6 + draws)
+        assert len({history[number].point["act"] for number in range(6, 6 + draws)}) == draws
+
+
 @pytest.mark.parametrize("values", [[math.nan] * 8, [1.0] * 8, [1.0, math.inf] * 4, [-math.inf, 1e300, 0.0, 1.0] * 2])
 def test_any_values_give_a_draw(values):
     history = History()

@@ -1,18 +1,21 @@
 """What crashes, is lost or takes too long is avoided as far as it can be told what it is due to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tuner.search.avoided import Avoided
 from tuner.search.encoding import Encoding
 from tuner.search.feasibility import LEAST, MOST, Feasibility
-from tuner.search.history import History, State
+from tuner.search.history import Entry, History, Reading, State
 from tuner.search.sampler import CoarseToFineSampler
 from tuner.search.screen import Screen, ScreenCache
 from tuner.search.stages import Dimension, Stage
+from tuner.space import Categorical, Int
 
 EPOCHS = 24
 CHOICE = Dimension("choice", ordered=False, size=3, cells=((1 / 3, 1 / 6), (2 / 3, 0.5), (1.0, 5 / 6)))
@@ -86,8 +89,14 @@ def test_which_ends_are_failures(state):
     without, with_memory = (
         log_likely(history_of(trials, state), (X, Y, *more), [trials[0][0]]) for more in ((), (SIZE,))
     )
-    assert (without is None) == (state is State.DIVERGED), "which has a value, the worst"
-    assert (with_memory is None) == (state in (State.DIVERGED, State.INFEASIBLE)), "which rules out what is larger"
+    assert (without is None) == (with_memory is None) == (state is State.DIVERGED), "which has a value, the worst"
+
+
+def test_a_trial_of_which_nothing_is_known_but_that_it_failed_says_nothing():
+    """Of the dashboard, or of an objective that raised before it suggested anything."""
+    history = history_of([(point, 3, 3) for point in scattered(5)])
+    history.add(Entry(5, {}, State.CRASHED, epochs=0))
+    assert log_likely(history, (X, Y), scattered(2)) is None
 
 
 def test_nothing_failed_nothing_to_learn():
@@ -125,6 +134,58 @@ def test_neither_a_promotion_nor_a_last_training_goes_to_what_is_likely_to_fail(
     for of in (screen.expected, screen.final):
         bad, good = of(points)
         assert good - bad > 100
+
+
+KINDS, BATCH = Dimension.of_scale("kind", Categorical(("full", "flash"))), Dimension.of_scale("batch", Int(1, 4))
+BATCH = replace(BATCH, memory=True)
+
+
+def drawn_after(trials, draws=12):
+    """Kinds and batch sizes that are drawn after trials of (kind, batch size, whether it was trained)."""
+    history = History()
+    for number, (kind, size, trained) in enumerate(trials):
+        point = {"x": (number * 0.37) % 1, "kind": (kind + 0.5) / 2, "batch": (size - 0.5) / 4}
+        history.drawn(number, point, 3)
+        if trained:
+            history.read(number, 3, abs(point["x"] - 0.5) - 0.3 * size)  # the larger the better
+            history.paused(number)
+        else:
+            history.ended(number, State.INFEASIBLE)
+    dimensions = (X, KINDS, BATCH)
+    free = {one.name: (0.0, 1.0) for one in dimensions}
+    stage = Stage(1, "fine 1", 0, 99, free, free)
+    points = [Screen(history, stage, dimensions, 0, 50 + index, epochs=EPOCHS).best().point for index in range(draws)]
+    return [(int(point["kind"] > 0.5), 1 + int(point["batch"] * 4)) for point in points]
+
+
+def test_what_runs_out_of_memory_whatever_its_size_is_not_drawn_in_its_smallest_size():
+    full = [(0, size, False) for size in (1, 2, 3, 4)]
+    drawn = drawn_after(full + [(1, size, True) for size in (1, 2, 3, 4, 2)])
+    assert set(drawn) == {(1, 4)}
+
+
+COARSE = Stage(0, "coarse", 0, 99, {}, {})
+
+
+def too_large(history, kind, *, learns):
+    """For each size, smallest first, whether it is ruled out."""
+    encoding = Encoding((X, KINDS, BATCH), EPOCHS)
+    units = encoding.matrix([{"x": 0.5, "kind": kind, "batch": (size + 0.5) / 4} for size in range(4)])
+    return list(Avoided.of(history, encoding, COARSE, learns=learns).penalty(units) > 0)
+
+
+def test_what_one_choice_has_no_memory_for_another_may_have_once_a_model_learns():
+    history = History([Entry(0, {"x": 0.1, "kind": 0.25, "batch": 0.375}, State.INFEASIBLE)])
+    without_first = [False, True, True, True]
+    assert too_large(history, 0.75, learns=False) == too_large(history, 0.25, learns=True) == without_first
+    assert not any(too_large(history, 0.75, learns=True))
+
+
+def test_something_as_large_that_was_trained_shows_that_it_was_not_the_size():
+    history = History([Entry(0, {"x": 0.1, "kind": 0.25, "batch": 0.375}, State.INFEASIBLE)])
+    history.add(Entry(1, {"x": 0.9, "kind": 0.75, "batch": 0.875}, State.PAUSED, (Reading(3, 1.0, 0),)))
+    assert not any(too_large(history, 0.75, learns=False))
+    assert too_large(history, 0.25, learns=True) == [False, True, True, True], "it had another choice"
 
 
 def run_of(objective, trials, seed):

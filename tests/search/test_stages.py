@@ -215,6 +215,16 @@ def test_a_tier_of_few_choices_takes_no_more_draws_than_there_are():
     ]
 
 
+def test_a_tier_that_the_studys_own_values_switch_off_is_tuned_with_the_next_one():
+    of_sgd = Dimension("mom", when=(("opt", (0.25,)),))
+    for unit, names in ((0.75, ["tier 2 coarse", "tier 3 coarse"]), (0.25, ["tier 1 coarse", "tier 2 coarse"])):
+        opt = replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2)
+        tiers = [of_sgd, opt, Dimension("lr", tier=2), Dimension("wd", tier=3)]
+        stages = stages_until(7, (), spaced([0.5] * 6), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit})
+        assert [stage.name for stage in stages] == names
+        assert stages[0].frame["mom"] == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("units", "box"), [((0.25, 0.25), (0.25, 0.25)), ((0.25, 0.75), (0.0, 1.0)), ((0.25,), (0.0, 1.0))]
 )

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, State
-from tuner.search.stages import FREE, Stage, inside
+from tuner.search.stages import FREE, SAME, Stage, inside
 
 Array = NDArray[np.float64]
+
+#: Trained trials that are looked at for one as large as what ran out of memory; among so many there is one, if ever.
+MOST_COMPARED = 512
 
 
 def digest_of(*parts: Any) -> bytes:
@@ -27,30 +30,44 @@ def digest_of(*parts: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Avoided:
-    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete or fixed."""
+    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete or fixed.
+
+    What ran out of memory rules out what is not smaller in any parameter that needs memory, unless something that is not
+    smaller was trained: then it was not the size alone. With a model, which learns how likely the rest is to fail, this
+    holds of configurations with the same choices only, because it may have been one of these.
+
+    In the coarse stage of a tier whose parameters are discrete these are not drawn twice, whatever the others are.
+    """
 
     encoding: Encoding
-    places: tuple[int, ...]  # of the memory dimensions
-    limits: Array  # of the infeasible trials there, shape (n, places); minus infinity where one has none
-    free: tuple[int, ...]  # of the dimensions that the stage does not fix
+    memory: tuple[int, ...]  # places of the dimensions that need memory
+    same: tuple[int, ...]  # places of those that a limit is one of
+    limits: Array  # of the infeasible trials, shape (n, memory); minus infinity where one has none
+    choices: Array  # of the same trials, shape (n, same)
+    free: tuple[int, ...]  # places of those that are not to repeat themselves
     drawn: frozenset[bytes]
 
     @classmethod
-    def of(cls, history: History, encoding: Encoding, stage: Stage) -> Avoided:
-        places = tuple(place for place, dimension in enumerate(encoding.dimensions) if dimension.memory)
-        entries = [history[number] for number in history.numbers(State.INFEASIBLE)] if places else []
-        limits = encoding.matrix([entry.point for entry in entries])[:, places]
-        limits = limits[~np.all(np.isnan(limits), axis=1)]
-        frames = [stage.frame.get(dimension.name, FREE) for dimension in encoding.dimensions]
+    def of(cls, history: History, encoding: Encoding, stage: Stage, *, learns: bool) -> Avoided:
+        """Of the trials so far, for a draw of a stage, with a model or without one."""
+        dimensions = encoding.dimensions
+        memory = tuple(place for place, dimension in enumerate(dimensions) if dimension.memory)
+        same = tuple(place for place, one in enumerate(dimensions) if learns and not one.ordered and not one.memory)
+        limits, choices = _limits(history, encoding, memory, same)
+        frames = [stage.frame.get(dimension.name, FREE) for dimension in dimensions]
         free = tuple(place for place, (low, high) in enumerate(frames) if low < high)
+        since = 0
+        if not _discrete(encoding, free) and stage.tier is not None:
+            free, since = tuple(place for place in free if dimensions[place].tier == stage.tier), stage.starts_at
         drawn = list[bytes]()
-        if free and all(encoding.dimensions[place].cells for place in free):
-            drawn = _keys(encoding.matrix([entry.point for entry in inside(list(history), stage.frame)])[:, free])
-        return cls(encoding, places, np.where(np.isnan(limits), -math.inf, limits), free, frozenset(drawn))
+        if _discrete(encoding, free):
+            entries = inside([entry for entry in history if entry.number >= since], stage.frame)
+            drawn = _keys(encoding.matrix([entry.point for entry in entries])[:, free])
+        return cls(encoding, memory, same, limits, choices, free, frozenset(drawn))
 
     @property
     def digest(self) -> bytes:
-        return digest_of(self.places, self.limits, self.free, sorted(self.drawn))
+        return digest_of(self.memory, self.same, self.limits, self.choices, self.free, sorted(self.drawn))
 
     def penalty(self, units: Array) -> Array:
         """What is taken from the scores: nothing, or so much that the least of it decides where all are avoided."""
@@ -59,10 +76,36 @@ class Avoided:
         if self.drawn:
             penalty += [1e6 * (key in self.drawn) for key in _keys(snapped[:, self.free])]
         if len(self.limits):
-            sizes = np.nan_to_num(snapped[:, self.places], nan=-math.inf)
-            too_large = np.any(np.all(sizes[:, None, :] >= self.limits[None, :, :] - 1e-9, axis=2), axis=1)
-            penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.places]).sum(1)))
+            too_large = _reach(snapped[:, self.memory], snapped[:, self.same], self.limits, self.choices).any(axis=1)
+            penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.memory]).sum(1)))
         return penalty
+
+
+def _limits(
+    history: History, encoding: Encoding, memory: tuple[int, ...], same: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Sizes and choices of what ran out of memory, without those that something as large was trained with."""
+    infeasible = history.numbers(State.INFEASIBLE) if memory else ()
+    units = encoding.matrix([history[number].point for number in infeasible])
+    limits, choices = np.nan_to_num(units[:, memory], nan=-math.inf), units[:, same]
+    known = np.any(np.isfinite(limits), axis=1)
+    if known.any():
+        trained = {number for epoch in history.epochs_read for _, number in history.ranked(epoch)}
+        newest = sorted(trained.difference(infeasible))[-MOST_COMPARED:]
+        points = encoding.matrix([history[number].point for number in newest])
+        known &= ~_reach(points[:, memory], points[:, same], limits, choices).any(axis=0)
+    return limits[known], choices[known]
+
+
+def _reach(sizes: Array, choices: Array, limits: Array, its_choices: Array) -> NDArray[np.bool_]:
+    """Which of n configurations are in no size smaller than which of m limits with the same choices; shape (n, m)."""
+    as_large = np.all(np.nan_to_num(sizes, nan=-math.inf)[:, None, :] >= limits[None, :, :] - 1e-9, axis=2)
+    chosen, limited = (np.nan_to_num(units, nan=-1.0) for units in (choices, its_choices))
+    return np.asarray(as_large & np.all(np.abs(chosen[:, None, :] - limited[None, :, :]) < SAME, axis=2))
+
+
+def _discrete(encoding: Encoding, places: tuple[int, ...]) -> bool:
+    return bool(places) and all(encoding.dimensions[place].cells for place in places)
 
 
 def _keys(units: Array) -> list[bytes]:

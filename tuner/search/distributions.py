@@ -102,23 +102,27 @@ class Grid:
         return (0.0, 1.0)
 
 
-@lru_cache(maxsize=4096)
 def scale_of(asked: BaseDistribution) -> Scale:
     """The scale of a distribution. Numeric choices are sorted, so that near coordinates mean near values.
 
     Raises:
         TypeError: the distribution is none of Optuna's three.
     """
-    if isinstance(asked, FloatDistribution):
-        if asked.step is not None:
-            return Grid(asked.low, asked.high, asked.step)
-        return LogUniform(asked.low, asked.high) if asked.log else Uniform(asked.low, asked.high)
-    if isinstance(asked, IntDistribution):
-        return LogInt(asked.low, asked.high) if asked.log else Int(asked.low, asked.high, step=asked.step)
-    if isinstance(asked, CategoricalDistribution):
+    if isinstance(asked, FloatDistribution | IntDistribution):
+        return _scale_of_range(asked)
+    if isinstance(asked, CategoricalDistribution):  # not kept, because [1, 2] and [1.0, 2.0] are equal
         scale = Categorical(tuple(asked.choices))
         return Categorical(tuple(sorted(scale.choices))) if scale.ordered else scale
     raise TypeError(f"no scale for the distribution {asked!r}")
+
+
+@lru_cache(maxsize=4096)
+def _scale_of_range(asked: FloatDistribution | IntDistribution) -> Scale:
+    if isinstance(asked, IntDistribution):
+        return LogInt(asked.low, asked.high) if asked.log else Int(asked.low, asked.high, step=asked.step)
+    if asked.step is not None:
+        return Grid(asked.low, asked.high, asked.step)
+    return LogUniform(asked.low, asked.high) if asked.log else Uniform(asked.low, asked.high)
 
 
 def dimension_of(name: str, asked: BaseDistribution) -> Dimension:

@@ -45,13 +45,10 @@ class Feasibility:
     def of(cls, history: History, encoding: Encoding, cache: ScreenCache) -> Feasibility | None:
         """Of the trials so far; None if none of them failed.
 
-        Diverged trials have a value, the worst. Where a parameter is known to need memory, what ran out of it rules out
-        what is not smaller, and says nothing of the rest.
+        Diverged trials have a value, the worst, and so are not among them; nor are trials of which no parameter is known.
         """
-        states = {State.CRASHED, State.LOST, State.TIMED_OUT}
-        if not any(dimension.memory for dimension in encoding.dimensions):
-            states.add(State.INFEASIBLE)
-        failed = sorted(number for state in states for number in history.numbers(state))
+        ends = (state for state in State if state.failed and state is not State.DIVERGED)
+        failed = sorted(number for state in ends for number in history.numbers(state) if history[number].point)
         if not failed or not encoding.dimensions:
             return None
         goals = sorted(history[number].target for number in failed)

@@ -156,9 +156,9 @@ class Screen:
     ) -> None:
         self._stage, self._dimensions, self._seed, self._index = stage, tuple(dimensions), seed, index
         self._encoding = Encoding(self._dimensions, epochs)
-        self._avoid = Avoided.of(history, self._encoding, stage)
         self._cache = cache or ScreenCache()
         learns = learns and len(history.readings) >= FIRST_VALUES and bool(dimensions)
+        self._avoid = Avoided.of(history, self._encoding, stage, learns=learns)
         self._score = _acquisition(history, self._encoding, self._cache) if learns else None
         self._pace = _Pace.of(history, self._encoding) if timed and learns else None
         self._feasible = Feasibility.of(history, self._encoding, self._cache) if learns else None

@@ -7,6 +7,7 @@ box, and the box with its evidence can be recorded. How a point is drawn within 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -165,6 +166,12 @@ class Stage:
         """Whether it draws uniformly in its box, without asking a model."""
         return self.name.endswith("coarse")
 
+    @property
+    def tier(self) -> int | None:
+        """The tier that it is the coarse stage of; None where a stage is of no tier, or of all."""
+        found = re.fullmatch(r"tier (\d+) coarse", self.name)
+        return int(found[1]) if found else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return asdict(self) | {
@@ -284,7 +291,7 @@ def _next_stage(
     zoom: Zoom,
     defaults: Mapping[str, float],
 ) -> Stage:
-    span = next(islice(_spans(zoom, dimensions), len(known), None))
+    span = next(islice(_spans(zoom, dimensions, defaults), len(known), None))
     frame = _frame(span.tier, dimensions, defaults)
     new = [dimension for dimension in dimensions if span.is_first and span.tier in (None, dimension.tier)]
     seen = [dimension for dimension in dimensions if _is_free(frame[dimension.name]) and dimension not in new]
@@ -307,9 +314,9 @@ def _next_stage(
     return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed)
 
 
-def _spans(zoom: Zoom, dimensions: Sequence[Dimension]) -> Iterator[_Span]:
+def _spans(zoom: Zoom, dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> Iterator[_Span]:
     """A coarse stage, one for each tier where there are tiers, then fine ones of doubling length."""
-    tiers = sorted({dimension.tier for dimension in dimensions}) if zoom.tiered else []
+    tiers = _tiers(dimensions, defaults) if zoom.tiered else []
     at, length, last = 0, zoom.coarse + 1, None
     if len(tiers) < 2:
         yield _Span(at, at + length, "coarse", None, is_first=True)
@@ -322,6 +329,24 @@ def _spans(zoom: Zoom, dimensions: Sequence[Dimension]) -> Iterator[_Span]:
     for fine in count(1):
         yield _Span(at, at + length, f"fine {fine}", last, is_first=False)
         at, length = at + length, 2 * length
+
+
+def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> list[int]:
+    """Without those that later ones switch off at the defaults: all draws of such a tier would be the same."""
+    tiers = sorted({dimension.tier for dimension in dimensions})
+    frames = {tier: _frame(tier, dimensions, defaults) for tier in tiers}
+    return [
+        tier
+        for tier in tiers
+        if any(one.tier == tier and _may_be_active(one, frames[tier]) for one in dimensions) or tier == tiers[-1]
+    ]
+
+
+def _may_be_active(dimension: Dimension, frame: Mapping[str, Interval]) -> bool:
+    return all(
+        _is_free(frame[name]) or any(abs(frame[name][0] - unit) < SAME for unit in allowed)
+        for name, allowed in dimension.when
+    )
 
 
 def _distinct(dimensions: Iterable[Dimension]) -> float:
