@@ -143,14 +143,14 @@ def heading(*, markdown: bool) -> str:
 
 
 def digest_of(*parts: Path) -> str:
-    """A short digest of these files, and of the code, the configuration and the recorded curves in these folders.
+    """A short digest of these files, and of the code, the configuration and the tables of curves in these folders.
 
     Comments, docstrings and layout of code do not count.
     """
     known = hashlib.sha256()
     for part in parts:
         found = part.rglob("*") if part.is_dir() else [part]
-        for file in sorted(one for one in found if one.suffix in (".py", ".yaml", ".jsonl")):
+        for file in sorted(one for one in found if one.suffix in (".py", ".yaml", ".jsonl", ".npz")):
             content = file.read_bytes()
             known.update(_code_of(content) if file.suffix == ".py" else content)
     return known.hexdigest()[:12]

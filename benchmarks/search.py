@@ -91,23 +91,27 @@ def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
 
 
 def measure(options: argparse.Namespace, tasks: Sequence[str], kept: Kept) -> list[Row]:
-    """Rows of all jobs, those from the file that are there; with `--table-only` no others."""
-    kept.leave_aside(options.data)
+    """Rows of all jobs, those from the file that are there; with `--table-only` no others, of whatever version."""
+
+    def runs_of(job: Job) -> list[tuple[object, ...]]:
+        return [(job.whose, job.system, job.task, job.seed, job.workers, budget) for budget in job.budgets]
 
     def places_of(job: Job) -> list[tuple[object, ...]]:
-        code = code_of(job.whose, options.data)
-        return [(code, job.whose, job.system, job.task, job.seed, job.workers, budget) for budget in job.budgets]
+        return [(code_of(job.whose, options.data), *named) for named in runs_of(job)]
 
     wanted = list(jobs(options, tasks))
+    if options.table_only:
+        known = kept.of_any_code(options.data)
+        return [known[named] for job in wanted for named in runs_of(job) if named in known]
+    kept.leave_aside(options.data)
     missing = [job for job in wanted if any(place not in kept for place in places_of(job))]
-    if not options.table_only:
-        with ProcessPoolExecutor(options.jobs) as pool:
-            running = [pool.submit(run, str(options.data), job) for job in missing]
-            for count, done in enumerate(as_completed(running), 1):
-                for row in done.result():
-                    kept.add(row)
-                if count % 100 == 0 or count == len(missing):
-                    note(f"{count} of {len(missing)} runs")
+    with ProcessPoolExecutor(options.jobs) as pool:
+        running = [pool.submit(run, str(options.data), job) for job in missing]
+        for count, done in enumerate(as_completed(running), 1):
+            for row in done.result():
+                kept.add(row)
+            if count % 100 == 0 or count == len(missing):
+                note(f"{count} of {len(missing)} runs")
     return [kept[place] for job in wanted for place in places_of(job) if place in kept]
 
 

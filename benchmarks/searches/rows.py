@@ -59,8 +59,12 @@ class Row:
     code: str = ""
 
     @property
+    def run(self) -> tuple[object, ...]:
+        return self.whose, self.system, self.task, self.seed, self.workers, self.budget
+
+    @property
     def place(self) -> tuple[object, ...]:
-        return self.code, self.whose, self.system, self.task, self.seed, self.workers, self.budget
+        return self.code, *self.run
 
 
 @cache
@@ -83,9 +87,18 @@ class Kept:
 
     def leave_aside(self, data: Path) -> None:
         """Say how many rows are of another code than today's."""
+        self._tell_of_others(data, "left aside")
+
+    def of_any_code(self, data: Path) -> dict[tuple[object, ...], Row]:
+        """Rows by their runs, today's before those of another code, of which the last ones, and it is told of how many."""
+        self._tell_of_others(data, "shown where there are none of this one")
+        rows = sorted(self._rows.values(), key=lambda row: row.code == code_of(row.whose, data))
+        return {row.run: row for row in rows}
+
+    def _tell_of_others(self, data: Path, what: str) -> None:
         others = sum(row.code != code_of(row.whose, data) for row in self._rows.values())
         if others:
-            note(f"{others} rows of {self._file} are of another version of the searches or of the table: left aside")
+            note(f"{others} rows of {self._file} are of another version of the searches or of the table: {what}")
 
     def __contains__(self, place: object) -> bool:
         return place in self._rows
