@@ -70,6 +70,12 @@ def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, 
     told = capsys.readouterr().out
     assert "Optuna: random" in told
     assert "TPE" not in told.partition("regret")[2]
+    (bowl / "bowl.py").write_text((bowl / "bowl.py").read_text() + "YET_ANOTHER = True\n")
+    search.code_of.cache_clear()
+    assert search.main() == 0
+    shown = capsys.readouterr()
+    assert shown.out.partition("regret")[2] == told.partition("regret")[2]
+    assert "shown where there are none of this one" in shown.err
 
 
 def test_what_rows_depend_on_is_known(search, bowl, monkeypatch):

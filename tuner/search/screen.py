@@ -123,10 +123,10 @@ class Screen:
     256 candidates come from the stage's box and 256 from its frame; then the best ones are moved at random in three
     rounds of smaller and smaller steps. Running trials count as read at what the model expects of them (Ginsbourger et
     al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
-    diverged ones as the worst value; ones that ran out of memory rule out what is not smaller (`Avoided`); all counts for less by how likely it is
-    to fail (`Feasibility`). Without two values to
-    learn from the best candidate is `zoomed`, and all are expected to be alike. Where everything is discrete and the space is
-    known nothing is drawn twice while something else is easily found.
+    diverged ones as the worst value. What ran out of memory rules out what is not smaller (`Avoided`), and everything
+    counts for less by how likely it is to fail (`Feasibility`). Without two values to learn from the best candidate is
+    `zoomed`, and all are expected to be alike. Where everything is discrete, and the space is known, nothing is drawn
+    twice while something else is easily found.
 
     Args:
         history: the trials so far.
