@@ -119,6 +119,14 @@ def test_a_mistake_is_told_with_key_rule_value_and_remedy(config_dir, override, 
         assert part in told[0]
 
 
+@pytest.mark.parametrize("option", ["barrier", "expand"])
+@pytest.mark.parametrize("search", ["search=random", "search=tpe"])
+def test_what_only_stages_have_is_no_option_of_other_searches(config_dir, search, option):
+    (told,) = problems(config_dir, search, f"search.{option}=true")
+    assert f"search.{option}: is for searches in stages: coarse_to_fine, tiered; got True" in told
+    assert f"search.{option}=false, or search=coarse_to_fine" in told
+
+
 def test_an_unknown_study_names_the_studies_there_are(config_dir):
     with pytest.raises(ConfigError) as caught:
         load(["study=cifra"], config_dir=config_dir)

@@ -17,6 +17,7 @@ from tuner.commands.folders import writable
 from tuner.commands.values import OWN, values_at
 from tuner.commands.workers import launcher_of
 from tuner.config import Settings, StudySettings
+from tuner.config.load import STAGED
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError
 from tuner.launch.batch import run_batch
 from tuner.lr_range import Reading, Suggestion, read_curve
@@ -27,8 +28,6 @@ from tuner.training.task import Kind, Outcome, Result, Task
 
 NO_SUGGESTION = 1
 PICTURE = "lr-range.png"
-#: Searches that draw in stages, the first of which a range test can narrow.
-STAGED = ("coarse_to_fine", "tiered")
 #: Names of a learning rate in a study's nodes, where the space has none.
 NAMES = ("lr", "learning_rate")
 

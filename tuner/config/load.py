@@ -34,6 +34,8 @@ from tuner.config.values import Values
 from tuner.errors import ConfigError, did_you_mean
 
 DRAWS = ("coarse_to_fine", "tiered", "random", "quasi_random")
+#: Those that draw in stages.
+STAGED = ("coarse_to_fine", "tiered")
 LAST_PORT = 65535
 #: Arguments of the Trainer that are nodes, with an example of each.
 NODES = {
@@ -202,6 +204,10 @@ class _Reader(Values):
                 None,
                 "A round has to end: write for example search.budget=16 (full trainings' worth of epochs).",
             )
+        for option in ("barrier", "expand"):
+            if node.get(option) is True and draws not in STAGED:
+                rule, remedy = f"is for searches in stages: {', '.join(STAGED)}", f"Write search.{option}=false, or"
+                self.wrong(f"search.{option}", rule, True, f"{remedy} search=coarse_to_fine.")
         return SearchSettings(
             name=draws if isinstance(draws, str) else str((draws or {}).get("_target_", "")).rpartition(".")[2],
             draws=draws if isinstance(draws, str | Mapping) else "",
