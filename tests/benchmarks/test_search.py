@@ -224,6 +224,41 @@ def test_a_simulated_round_keeps_its_budget_and_is_repeatable(search, bowl):
     assert one.regrets == two.regrets
 
 
+class Shown:
+    """What a trial shows, which says when it is looked at."""
+
+    def __init__(self, values, on_read):
+        self._values, self._on_read = values, on_read
+
+    def __getitem__(self, place):
+        self._on_read()
+        return self._values[place]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tier_is_opened_when_all_that_was_drawn_of_the_one_before_has_been_read(search, bowl, seed):
+    """The learning rate first, then the momentum, then the width; a tier has six draws, and there are eight workers."""
+    table = bowl / "bowl.py"
+    table.write_text(table.read_text().replace('"lr"', '"learning_rate"'))
+    curves = search.load(bowl)
+    trial, drawn, read, read_by = curves.trial, [], set(), []
+
+    def watched(task, params, seed, number):
+        drawn.append(params)
+        read_by.append(set(read))
+        shown, regret = trial(task, params, seed, number)
+        return Shown(shown, lambda: read.add(number)), regret
+
+    curves.trial = watched
+    search.rounds.simulate(curves, "tiered", "hard", seed, 8, 8.0)
+    opened = [
+        next(number for number, params in enumerate(drawn) if params[name] != drawn[0][name])
+        for name in ("learning_rate", "momentum", "width")
+    ]
+    assert opened == [1, 6, 12]
+    assert [read_by[number] == set(range(number)) for number in opened] == [False, True, True]
+
+
 def test_a_folder_without_a_table_is_told(search, tmp_path):
     (tmp_path / "notes.py").write_text("SPACE = {}\n")
     with pytest.raises(SystemExit, match="0 Python files there hold SPACE, EPOCHS and a table"):

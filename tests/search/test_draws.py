@@ -211,11 +211,53 @@ def test_what_is_not_smaller_than_an_infeasible_trial_is_not_drawn(draws):
         assert point["layers"] < 0.3 or point["units"] < 0.3
 
 
+def test_what_is_smaller_in_one_of_two_sizes_is_drawn_as_if_nothing_had_run_out_of_memory():
+    history = History([Entry(0, {"layers": 0.5, "units": 0.5, "lr": 0.5}, State.INFEASIBLE)])
+    stage = stage_for(history)
+    smaller_in = []
+    for index in range(40):
+        alone = zoomed(stage, 0, index)
+        if names := [name for name in ("layers", "units") if alone[name] < 0.4]:
+            assert screened(history, stage, DIMENSIONS, 0, index, epochs=EPOCHS) == alone
+            smaller_in.append(names)
+    assert min(smaller_in.count(["layers"]), smaller_in.count(["units"])) > 5
+
+
+def test_only_a_training_as_large_in_all_sizes_shows_that_it_was_not_these():
+    trained = [
+        Entry(number, {"layers": layers, "units": units, "lr": 0.5}, State.PAUSED, (Reading(13, 1.0, number),))
+        for number, (layers, units) in enumerate([(0.9, 0.1), (0.1, 0.9)])
+    ]
+    history = History([*trained, Entry(2, {"layers": 0.5, "units": 0.5, "lr": 0.5}, State.INFEASIBLE)])
+    for index in range(20):
+        point = screened(history, stage_for(history), DIMENSIONS, 0, index, epochs=EPOCHS, learns=False)
+        assert point["layers"] < 0.4 or point["units"] < 0.5
+
+
 def test_where_everything_is_infeasible_the_smallest_is_drawn():
-    history = grown(20)
-    history.add(Entry(20, {"layers": 0.1}, State.INFEASIBLE))
-    point = screened(history, stage_for(history), DIMENSIONS, 0, 21, epochs=EPOCHS)
-    assert SPACE.from_unit(point)["layers"] == 1
+    history = History([Entry(0, {"layers": 0.1, "units": 0.01, "lr": 0.5}, State.INFEASIBLE)])
+    for index in range(1, 11):
+        point = screened(history, stage_for(history), DIMENSIONS, 0, index, epochs=EPOCHS)
+        assert SPACE.from_unit(point)["layers"] == 1
+        assert point["units"] < 0.1
+
+
+def test_where_everything_is_infeasible_the_smallest_is_drawn_even_if_more_is_expected_of_the_largest():
+    """Of adam, that is; the others were trained, and the more layers they had the better."""
+    history = History()
+    for number in range(12):
+        point = {"lr": (0.37 * number) % 1, "opt": 1 / 6, "layers": (number % 5 + 0.5) / 5, "units": 0.5}
+        history.drawn(number, point, 13)
+        history.read(number, 13, 1.0 - point["layers"])
+        history.paused(number)
+    stage = stage_for(history)
+    adam = replace(stage, frame=stage.frame | {"opt": (0.5, 0.5)}, box=stage.box | {"opt": (0.5, 0.5)})
+    before = screened(history, adam, DIMENSIONS, 0, 13, epochs=EPOCHS)
+    history.add(Entry(12, {"lr": 0.5, "opt": 0.5, "layers": 0.1, "units": 0.01}, State.INFEASIBLE))
+    after = screened(history, adam, DIMENSIONS, 0, 13, epochs=EPOCHS)
+    assert before["opt"] == after["opt"] == 0.5
+    assert SPACE.from_unit(before)["layers"] >= 4
+    assert SPACE.from_unit(after)["layers"] == 1
 
 
 def test_in_a_discrete_space_nothing_is_drawn_twice_before_all_was_drawn_once():
@@ -314,6 +356,19 @@ def test_what_a_rule_decided_by_is_not_searched_for_again_when_it_is_drawn():
     paced = [replace(entry, pace=1.0 + entry.number) for entry in history]
     assert best(paced, timed=True) != decided
     assert cache.searches == 4
+
+
+@pytest.mark.parametrize(("learns", "state"), [(False, State.INFEASIBLE), (True, State.CRASHED)])
+def test_what_a_rule_decided_by_is_searched_for_again_once_it_is_known_to_fail(learns, state):
+    """No value is new by that: nothing that the model of the values learns from, where there is one."""
+    cache, history = ScreenCache(), grown(40) if learns else History()
+    stage = stage_for(history)
+    given = (stage, DIMENSIONS, 0, len(history) + 1)
+    decided = Screen(history, *given, epochs=EPOCHS, learns=learns, cache=cache).best()
+    point = SPACE.to_unit(SPACE.from_unit(decided.point))
+    history.add(Entry(len(history), point, state, target=13))
+    again = Screen(history, *given, epochs=EPOCHS, learns=learns, cache=cache).best()
+    assert again == Screen(history, *given, epochs=EPOCHS, learns=learns).best() != decided
 
 
 def test_the_model_is_given_a_bounded_number_of_rows_with_the_best_and_the_newest():

@@ -322,24 +322,70 @@ def test_a_tiered_round_starts_from_the_defaults_of_the_later_tiers_and_ends_wit
         assert len({values[name] for values in drawn[16:]}) > 2, name
 
 
-@pytest.mark.parametrize("more", [{"coarse": 7}, {"coarse": 3, "screen": False}, {"coarse": 2, "tiered": True}])
+LAYERS = Parameter("layers", Int(1, 4), "l")
+OPT = Parameter("opt", Categorical(("sgd", "adam")), "o")
+LR = LogUniform(1e-4, 1.0)
+
+
+def asked_of(study: optuna.Study, space: Space, draws: int) -> list[dict]:
+    """What is drawn one after another; all do as well."""
+    drawn = []
+    for _ in range(draws):
+        trial = study.ask({one.name: distribution(one) for one in space})
+        study.tell(trial, 1.0)
+        drawn.append(trial.params)
+    return drawn
+
+
+@pytest.mark.parametrize("more", [{"coarse": 7}, {"coarse": 3, "screen": False}, {"coarse": 7, "tiered": True}])
 def test_where_all_is_discrete_nothing_is_drawn_twice(more):
     """Uniform draws and those in a box too; of a tier that is fixed at values of its own, only what is free counts."""
-    small = Space.of(
-        [
-            Parameter("layers", Int(1, 4), "l"),
-            Parameter("opt", Categorical(("sgd", "adam")), "o"),
-            Parameter("lr", LogUniform(1e-4, 1.0), "lr", tier=2),
-        ][: 3 if more.get("tiered") else 2]
-    )
-    sampler = CoarseToFineSampler(0, space=small, epochs=50, **more)
-    study = optuna.create_study(sampler=sampler)
-    drawn = []
-    for _ in range(3 if more.get("tiered") else 8):
-        trial = study.ask({one.name: distribution(one) for one in small})
-        drawn.append((trial.params["layers"], trial.params["opt"]))
-        study.tell(trial, 1.0)
-    assert len(set(drawn)) == len(drawn)
+    small = Space.of([LAYERS, OPT, *([Parameter("lr", LR, "lr", tier=2)] if more.get("tiered") else [])])
+    study = optuna.create_study(sampler=CoarseToFineSampler(0, space=small, epochs=50, **more))
+    drawn = asked_of(study, small, 8)
+    assert len({(one["layers"], one["opt"]) for one in drawn}) == 8
+
+
+@pytest.mark.parametrize("more", [{"coarse": 15}, {"coarse": 3}, {"coarse": 3, "screen": False}])
+def test_discrete_parameters_are_all_tried_at_each_value_that_the_others_are_given(more):
+    """The learning rate, which is not discrete, is given: eight times one, then eight times another."""
+    space = Space.of([LAYERS, OPT, Parameter("lr", LR, "lr")])
+    study = optuna.create_study(sampler=CoarseToFineSampler(0, space=space, epochs=50, **more))
+    for lr in (0.1, 0.01):
+        for _ in range(8):
+            study.enqueue_trial({"lr": lr})
+        drawn = asked_of(study, space, 8)
+        assert {one["lr"] for one in drawn} == {lr}
+        assert len({(one["layers"], one["opt"]) for one in drawn}) == 8
+
+
+def test_a_tier_does_not_repeat_what_an_earlier_one_tried():
+    """Of two discrete tiers: the first one has tried the own value of the second with everything."""
+    second = Parameter("act", Categorical(("relu", "gelu", "silu")), "a", tier=2)
+    space = Space.of([LAYERS, second, Parameter("lr", LR, "lr", tier=3)])
+    own = {"layers": 1, "act": "relu", "lr": 0.1}
+    for seed in range(5):
+        sampler = CoarseToFineSampler(seed, space=space, epochs=50, coarse=5, tiered=True, defaults=own)
+        drawn = asked_of(optuna.create_study(sampler=sampler), space, 7)
+        assert [stage.name for stage in sampler.stages] == ["tier 1 coarse", "tier 2 coarse"]
+        assert len({(one["layers"], one["act"]) for one in drawn}) == 7
+        assert {one["lr"] for one in drawn} == {0.1}
+
+
+def test_a_tier_may_try_again_what_was_given_with_other_values_of_the_later_ones():
+    """Two draws of three choices after one that was given: that none of ten seeds takes it has a chance of 1 in 59,000."""
+    space = Space.of([Parameter("opt", Categorical(("sgd", "adam", "lion")), "o"), Parameter("lr", LR, "lr", tier=2)])
+    own = {"opt": "adam", "lr": 0.1}
+    chosen = set()
+    for seed in range(10):
+        sampler = CoarseToFineSampler(seed, space=space, epochs=50, coarse=5, tiered=True, defaults=own)
+        study = optuna.create_study(sampler=sampler)
+        study.enqueue_trial({"opt": "sgd", "lr": 0.9})
+        _, *drawn = asked_of(study, space, 3)
+        assert [stage.name for stage in sampler.stages] == ["tier 1 coarse"]
+        assert {one["lr"] for one in drawn} == {0.1}
+        chosen |= {one["opt"] for one in drawn}
+    assert "sgd" in chosen
 
 
 @pytest.mark.parametrize("screen", [True, False])

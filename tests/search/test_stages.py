@@ -180,6 +180,19 @@ def test_trials_in_which_a_parameter_was_fixed_do_not_say_where_it_is_good():
     assert third.box["lr"][1] - third.box["lr"][0] < 0.1
 
 
+@pytest.mark.parametrize(("at_the_edge", "side"), [(1, None), (2, "high"), (3, "high")])
+def test_the_best_in_which_a_parameter_was_fixed_count_as_not_pressing_against_its_edge(at_the_edge, side):
+    """Of the best four trials so many are of the second tier, all of them at the high end of its momentum."""
+    units = [0.05] * 6 + [0.99] * at_the_edge + [0.5] * (6 - at_the_edge)
+    values = [1.0] * 6 + [0.0] * at_the_edge + [2.0] * (6 - at_the_edge)
+    history = history_of(*(({"lr": 0.5, "mom": unit}, {13: value}) for unit, value in zip(units, values, strict=True)))
+    tiers, zoom = [LR, Dimension("mom", tier=2)], Zoom(5, tiered=True)
+    fine = stages_until(12, (), history, tiers, zoom=zoom, defaults={"mom": 0.05})[-1]
+    assert (fine.name, len(fine.elites)) == ("fine 1", 4)
+    assert sum(number >= 6 for number in fine.elites) == at_the_edge
+    assert fine.pressed == ((Edge("mom", side),) if side else ())
+
+
 def test_trials_with_other_values_than_a_tier_is_fixed_at_are_not_among_its_best():
     """A value that the study does not have was given with `enqueue_trial`."""
     history = spaced([0.9, 0.1, 0.2, 0.15, 0.12, 0.11])
@@ -213,6 +226,18 @@ def test_a_tier_of_few_choices_takes_no_more_draws_than_there_are():
         ("fine 1", 8),
         ("fine 2", 14),
     ]
+
+
+@pytest.mark.parametrize(("first", "starts"), [(LR, [0, 6, 8, 11]), (None, [0, 2, 5])])
+def test_how_few_a_tier_has_does_not_depend_on_the_earlier_ones(first, starts):
+    """Of two choices and then of three, after a continuum or nothing."""
+    few = [
+        replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2),
+        replace(Dimension.of_scale("act", Categorical(("relu", "gelu", "silu"))), tier=3),
+    ]
+    tiers = [*([first] if first else []), *few]
+    stages = stages_until(starts[-1], (), spaced([0.5] * 12), tiers, zoom=Zoom(5, tiered=True))
+    assert [stage.starts_at for stage in stages] == starts
 
 
 def test_a_tier_that_the_studys_own_values_switch_off_is_tuned_with_the_next_one():
