@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "tuner"
 ADAPTERS = {
     "search/sampler.py",
     "search/trial_reader.py",
+    "search/exhaustive.py",
     "search/seeded.py",
     "search/pruner.py",
     "search/distributions.py",

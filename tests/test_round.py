@@ -269,9 +269,11 @@ FOREIGN = {
     "tpe": "search=tpe",
     "gp": "search=gp",
     "by target": "search.draws={_target_: optuna.samplers.NSGAIISampler}",
+    "a sequence": "search.draws={_target_: optuna.samplers.QMCSampler, scramble: true}",
 }
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("search", FOREIGN)
 def test_optunas_samplers_go_on_after_a_resume_as_they_would_have(workdir, tmp_path_factory, monkeypatch, search):
     words = [FOREIGN[search], "pruner=none", "trainer.max_epochs=1", f"module.marks={workdir}"]
@@ -282,6 +284,67 @@ def test_optunas_samplers_go_on_after_a_resume_as_they_would_have(workdir, tmp_p
         tune(other, *words, f"search.trials={count}")
     assert facts(other) == facts(workdir)
     assert len({trial.params["lr"] for trial in trials(other)[:10]}) == 10
+
+
+GRID = {
+    "lr": {"kind": "categorical", "path": "module.lr", "choices": [0.01, 0.05, 0.1, 0.3]},
+    "batch": {"kind": "categorical", "path": "data.batch_size", "choices": [8, 16, 32]},
+}
+EXHAUSTIVE = {
+    "grid": "search.draws={_target_: optuna.samplers.GridSampler, "
+    "search_space: {lr: [0.01, 0.05, 0.1, 0.3], batch: [8, 16, 32]}}",
+    "brute force": "search.draws={_target_: optuna.samplers.BruteForceSampler}",
+}
+
+
+def drawn_of(folder):
+    return [(trial.params["lr"], trial.params["batch"]) for trial in trials(folder)]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("search", EXHAUSTIVE)
+def test_a_grid_is_covered_exactly_also_in_parts(workdir, capsys, search, workers):
+    write_study(workdir, space=GRID)
+    words = [EXHAUSTIVE[search], "pruner=none", "trainer.max_epochs=1", f"launcher.workers={workers}"]
+    assert tune(workdir, *words, "search.trials=5") == 0
+    assert tune(workdir, *words, "search.trials=20") == 0
+    assert "the sampler has nothing left to draw" in capsys.readouterr().out
+    assert len(drawn_of(workdir)) == len(set(drawn_of(workdir))) == 12
+    assert drawn_of(workdir)[0] == (0.1, 16), "the study's own values are a point like the others"
+    assert set(outcomes(workdir)) == {"complete"}
+    assert tune(workdir, *words, "search.trials=30") == 0
+    assert len(trials(workdir)) == 12
+    assert "nothing left" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_round_whose_sampler_runs_out_ends_in_order_with_what_is_paused(workdir, capsys, workers):
+    """Four configurations, of which the second half pauses or is left when the last one is drawn."""
+    few = {name: {**GRID[name], "choices": GRID[name]["choices"][1:3]} for name in GRID}
+    write_study(workdir, space=few)
+    words = [EXHAUSTIVE["brute force"], "search.trials=null", "search.budget=50", f"launcher.workers={workers}"]
+    assert tune(workdir, *words) == 0
+    told = capsys.readouterr().out
+    assert "nothing left to draw: all 4 trials are drawn, and the best of them trained in full" in told
+    assert "champion of line-1" in told
+    first = facts(workdir)
+    assert len(set(drawn_of(workdir))) == len(first) == 4
+    assert {"complete"} < set(outcomes(workdir)) <= {"complete", "pruned"}
+    trained = (workdir / "epochs.txt").read_text()
+    assert tune(workdir, *words) == 0
+    again = capsys.readouterr()
+    assert "is finished" in again.err
+    assert "champion of line-1" in again.out
+    assert (facts(workdir), (workdir / "epochs.txt").read_text()) == (first, trained)
+
+
+def test_a_grid_is_covered_exactly_where_optunas_pruner_is_asked(workdir, capsys):
+    write_study(workdir, space=GRID)
+    assert tune(workdir, EXHAUSTIVE["grid"], "pruner=hyperband", "search.trials=20", "launcher.workers=2") == 0
+    assert "nothing left to draw" in capsys.readouterr().out
+    assert len(drawn_of(workdir)) == len(set(drawn_of(workdir))) == 12
 
 
 SEARCHES = {

@@ -8,13 +8,14 @@ from typing import Any
 
 import hydra.utils
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler
 
 from tuner.config.settings import Settings, StudySettings
 from tuner.errors import ConfigError, Problem
+from tuner.search.exhaustive import BruteForce, Grid
 from tuner.search.promotion import Plan, rungs_for
 from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler
-from tuner.search.seeded import SeededPerTrial
+from tuner.search.seeded import SeededPerTrial, SeededSequence
 from tuner.search.stages import Stage
 from tuner.space import Value
 
@@ -80,18 +81,36 @@ def plan_of(settings: Settings, study: StudySettings) -> Plan:
 
 
 def _foreign_sampler(node: dict[str, Any], seed: int) -> BaseSampler:
-    if not _takes_seed("search.draws", node):
-        sampler: BaseSampler = _built("search.draws", node, BaseSampler)
-        return sampler
-    own = int(node.pop("seed", seed))
-    return SeededPerTrial(lambda drawn: _built("search.draws", {**node, "seed": drawn}, BaseSampler), own)
+    kind = _class_of("search.draws", node)
+    if "seed" not in inspect.signature(kind).parameters:
+        return _built_sampler(node)
+    own = node.pop("seed", None)
+    return _seeded(kind, lambda drawn: _built_sampler({**node, "seed": drawn}), seed if own is None else int(own))
 
 
-def _takes_seed(key: str, node: Mapping[str, Any]) -> bool:
+def _seeded(kind: type[Any], build: Callable[[int], BaseSampler], seed: int) -> BaseSampler:
+    """What a seed is to each kind of sampler: an order of all, a sequence, or the draws of one trial."""
+    if issubclass(kind, GridSampler):
+        grid = build(seed)
+        assert isinstance(grid, GridSampler)
+        return Grid(grid)
+    if issubclass(kind, QMCSampler):
+        return SeededSequence(build, seed)
+    return (BruteForce if issubclass(kind, BruteForceSampler) else SeededPerTrial)(build, seed)
+
+
+def _built_sampler(node: Mapping[str, Any]) -> BaseSampler:
+    sampler: BaseSampler = _built("search.draws", node, BaseSampler)
+    return sampler
+
+
+def _class_of(key: str, node: Mapping[str, Any]) -> type[Any]:
     try:
-        return "seed" in inspect.signature(hydra.utils.get_class(node["_target_"])).parameters
+        kind = hydra.utils.get_class(node["_target_"])
+        inspect.signature(kind)
     except Exception as error:  # noqa: BLE001 - whatever the import raises is a mistake in the configuration
         raise _cannot_build(key, node, error) from None
+    return kind
 
 
 def _built(key: str, node: Mapping[str, Any], base: type[Any]) -> Any:

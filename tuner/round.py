@@ -207,7 +207,13 @@ class Round:
         limit = self.plan.seconds_left
         left = None if limit is None else max(limit - self.seconds_used, 0.0)
         plan = replace(self.plan, closing=closing, barrier_at=self._barrier(), seconds_left=left)
-        return next_action(self.history, plan, self._judge)
+        drawn = len(self.history)
+        if not self._ledger.exhausted or (plan.trials is not None and plan.trials <= drawn):
+            return next_action(self.history, plan, self._judge)
+        action = next_action(self.history, replace(plan, trials=drawn), self._judge)
+        if isinstance(action, Finished) and not closing and not action.for_time:
+            return replace(action, reason=f"the sampler has nothing left to draw: {action.reason}")
+        return action
 
     def _handle(self, events: Sequence[tuple[int, Event]]) -> None:
         """Record what happened, all of it, and stop then if some of it says so."""

@@ -1,9 +1,9 @@
 """What to draw next and what a free worker does next.
 
 Everything here is a pure function of a round's history (`history`), but for the thin adapters to Optuna: `sampler`,
-`trial_reader`, `seeded`, `pruner` and `distributions`. Only these import Optuna, and only when they are asked for. Inside
-this package every objective value is lower-is-better; whoever hands over values of a maximised objective flips their
-sign.
+`trial_reader`, `seeded`, `exhaustive`, `pruner` and `distributions`. Only these import Optuna, and only when they are
+asked for. Inside this package every objective value is lower-is-better; whoever hands over values of a maximised
+objective flips their sign.
 """
 
 from __future__ import annotations

@@ -52,3 +52,23 @@ class SeededPerTrial(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Nothing to do: every trial has its own seed."""
+
+
+class SeededSequence(SeededPerTrial):
+    """For a sampler whose draws are places of one sequence, which a seed scrambles: Optuna's QMCSampler.
+
+    The sequence has the study's seed, and its place is in the study's system attributes. What is drawn besides it, because
+    it was not known when the sequence began, has a seed of its trial.
+    """
+
+    def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
+        super().__init__(build, seed)
+        self._sequence = build(seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sequence.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sequence.sample_relative(study, trial, search_space)

@@ -42,6 +42,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from tuner import __version__
 from tuner.errors import StoreError
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
+from tuner.search.exhaustive import Exhaustive
 from tuner.space import Space, Value
 from tuner.store.reading import trials_of
 from tuner.store.writing import Writes
@@ -50,6 +51,8 @@ from tuner.store.writing import Writes
 METRIC_NAMES = "study:metric_names"
 #: tuner's key of a study that is a round; its value is the version that made it.
 MARK = "tuner"
+#: tuner's key of what a draw has changed of the system attributes of the study in memory: it is written with its trial.
+SAMPLERS_NOTES = "tuner:study"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ class Drawn:
 
     number: int
     values: Mapping[str, Value]
+
+
+class _Study(optuna.Study):
+    """The study in memory. Optuna lets a sampler stop a study only in its own loop; here the round's loop looks."""
+
+    stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
 
 
 class Ledger:
@@ -71,8 +83,8 @@ class Ledger:
         self._writes = Writes(storage)
         self._study_id = _study_id(storage, name, metric, direction)
         self._memory = InMemoryStorage()
-        self.study = optuna.create_study(storage=self._memory, study_name=name, direction=direction)  # type: ignore[arg-type]
-        self._memory_study_id = self._memory.get_study_id_from_name(name)
+        self._memory_study_id = self._memory.create_new_study([_direction(direction)], name)
+        self.study = _Study(name, self._memory)
         self._ids: list[int] = []  # of the database, by number
         self._memory_ids: list[int] = []
         for trial in trials_of(storage, self._study_id):
@@ -83,6 +95,8 @@ class Ledger:
         return len(self._ids)
 
     def _remember(self, trial: FrozenTrial) -> int:
+        for key, value in trial.system_attrs.get(SAMPLERS_NOTES, {}).items():
+            self._memory.set_study_system_attr(self._memory_study_id, key, value)
         distributions, trial.distributions = trial.distributions, {}
         memory_id = self._memory.create_new_trial(self._memory_study_id, trial)
         # The storage copies all of a trial deeply; these are the same few objects in 10,000 of them.
@@ -91,6 +105,16 @@ class Ledger:
 
     def use(self, sampler: BaseSampler, pruner: optuna.pruners.BasePruner) -> None:
         self.study.sampler, self.study.pruner = sampler, pruner
+        self._look_what_is_left()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the sampler has nothing left to draw, or has stopped the study for a reason of its own."""
+        return self.study.stopped
+
+    def _look_what_is_left(self) -> None:
+        if isinstance(self.study.sampler, Exhaustive):
+            self.study.sampler.stop_if_exhausted(self.study)
 
     @property
     def trials(self) -> Sequence[FrozenTrial]:
@@ -123,6 +147,7 @@ class Ledger:
 
     def draw(self) -> Drawn:
         """Ask the sampler; nothing is in the database until `record`."""
+        before = dict(self._memory.get_study_system_attrs(self._memory_study_id))
         trial = self.study.ask()
         values: dict[str, Value] = {}
         for parameter in self._space:
@@ -130,7 +155,16 @@ class Ledger:
                 stored = _suggest(trial, optuna_name(parameter), distribution(parameter, expand=self._expand))
                 values[parameter.name] = from_optuna(parameter, stored)
         self._memory_ids.append(trial._trial_id)  # noqa: SLF001 - Optuna's storages are keyed by it
+        self._keep_notes(trial.number, before)
+        self._look_what_is_left()
         return Drawn(trial.number, values)
+
+    def _keep_notes(self, number: int, before: Mapping[str, Any]) -> None:
+        """What the sampler has noted of the study at a draw, such as its place in a sequence, goes with the trial."""
+        now = self._memory.get_study_system_attrs(self._memory_study_id)
+        changed = {key: value for key, value in now.items() if key not in before or before[key] != value}
+        if changed:
+            self._memory.set_trial_system_attr(self._memory_ids[number], SAMPLERS_NOTES, changed)
 
     def record(self, number: int, **attributes: Any) -> None:
         """Write a trial that was just drawn, with its first attributes, in one transaction; at once."""
@@ -246,9 +280,13 @@ def _as_remembered(trial: FrozenTrial) -> FrozenTrial:
     return changed
 
 
+def _direction(name: str) -> StudyDirection:
+    return StudyDirection.MAXIMIZE if name == "maximize" else StudyDirection.MINIMIZE
+
+
 def _study_id(storage: RDBStorage, name: str, metric: str, direction: str) -> int:
     """The round's Optuna study; a study of that name which tuner did not make is left alone."""
-    wanted = StudyDirection.MAXIMIZE if direction == "maximize" else StudyDirection.MINIMIZE
+    wanted = _direction(direction)
     try:
         study_id: int = storage.create_new_study([wanted], name)
     except DuplicatedStudyError:
