@@ -1,12 +1,16 @@
 """What a configuration chooses of the search: which seed each of Optuna's samplers gets."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.samplers import GridSampler
 
 from tuner.chosen import sampler_of
 from tuner.config import load
+from tuner.errors import ConfigError
 from tuner.search.exhaustive import BruteForce, Grid
 from tuner.search.seeded import SeededPerTrial, SeededSequence
+from tuner.space import Int, OneMinusPow10, Parameter, Space
 
 GRID = "_target_: optuna.samplers.GridSampler, search_space: {x: [1, 2, 3, 4, 5, 6, 7, 8, 9]}"
 KINDS = {
@@ -20,9 +24,13 @@ KINDS = {
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def chosen(node, *words):
+FINITE = Space.of([Parameter("x", Int(1, 9), "module.x")])
+
+
+def chosen(node, *words, space=FINITE):
     settings = load(["study=digits", f"search.draws={{{node}}}", *words])
-    return sampler_of(settings, settings.study, defaults={}, stages=[], on_stage=lambda _: None)
+    study = replace(settings.study, space=space)
+    return sampler_of(settings, study, defaults={}, stages=[], on_stage=lambda _: None)
 
 
 @pytest.mark.parametrize("node", KINDS)
@@ -37,3 +45,23 @@ def test_a_seed_is_what_the_sampler_takes_it_for(node):
 def test_the_seed_is_the_rounds_where_none_is_given(node, words, seed):
     plain = GridSampler({"x": list(range(1, 10))}, seed=seed)
     assert chosen(node, *words)._points == plain._all_grids
+
+
+BETA = Parameter("beta", OneMinusPow10(0.9, 0.999), "module.beta")
+
+
+@pytest.mark.parametrize(
+    ("node", "space", "told"),
+    [
+        ("_target_: optuna.samplers.BruteForceSampler", [*FINITE, BETA], ["search.draws", "space.beta, a continuous"]),
+        (GRID, [*FINITE, BETA], ["search.draws.search_space", "has the parameters x, ", "got 'x'"]),
+        (GRID.replace("9", "10"), FINITE, ["search.draws.search_space.x", "got [10]", "low=1"]),
+        (GRID.replace("9", "much"), FINITE, ["search.draws.search_space.x", "got ['much']"]),
+    ],
+)
+def test_what_the_space_has_not_is_no_point_to_try(node, space, told):
+    with pytest.raises(ConfigError) as caught:
+        chosen(node, space=Space.of(space))
+    (problem,) = map(str, caught.value.problems)
+    for part in told:
+        assert part in problem

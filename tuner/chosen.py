@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra.utils
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler
 
 from tuner.config.settings import Settings, StudySettings
 from tuner.errors import ConfigError, Problem
+from tuner.search.distributions import distribution, optuna_name
 from tuner.search.exhaustive import BruteForce, Grid
 from tuner.search.promotion import Plan, rungs_for
 from tuner.search.sampler import CoarseToFineSampler, ResultBlindSampler
 from tuner.search.seeded import SeededPerTrial, SeededSequence
 from tuner.search.stages import Stage
-from tuner.space import Value
+from tuner.space import Space, Value
 
 
 def sampler_of(
@@ -31,11 +33,11 @@ def sampler_of(
     """The sampler that draws a round's configurations.
 
     Raises:
-        ConfigError: `search.draws` names no sampler of Optuna, or one that cannot be built.
+        ConfigError: `search.draws` names no sampler of Optuna, or one that cannot be built, or not for this space.
     """
     search, space, seed = settings.search, study.space, settings.seed
     if isinstance(search.draws, Mapping):
-        return _foreign_sampler(dict(search.draws), seed)
+        return _checked(_foreign_sampler(dict(search.draws), seed), space)
     if search.draws in ("random", "quasi_random"):
         return ResultBlindSampler(search.draws, seed, space)
     return CoarseToFineSampler(
@@ -97,6 +99,35 @@ def _seeded(kind: type[Any], build: Callable[[int], BaseSampler], seed: int) -> 
     if issubclass(kind, QMCSampler):
         return SeededSequence(build, seed)
     return (BruteForce if issubclass(kind, BruteForceSampler) else SeededPerTrial)(build, seed)
+
+
+def _checked(sampler: BaseSampler, space: Space) -> BaseSampler:
+    """The sampler, if what it tries one after another are configurations of the space."""
+    problems = []
+    if isinstance(sampler, BruteForce):
+        rule, remedy = "has finitely many configurations to try", "Give it choices, or take another sampler."
+        endless = [parameter.name for parameter in space if parameter.scale.size is None]
+        problems = [Problem("search.draws", rule, f"space.{name}, a continuous range", remedy) for name in endless]
+    elif isinstance(sampler, Grid):
+        known, key = {optuna_name(parameter): parameter for parameter in space}, "search.draws.search_space"
+        if set(sampler.values) != set(known):
+            remedy = "Name each of them once, or take another sampler."
+            problems.append(Problem(key, f"has the parameters {', '.join(known)}", ", ".join(sampler.values), remedy))
+        for name in set(sampler.values) & set(known):
+            asked = distribution(known[name])
+            others = [value for value in sampler.values[name] if not _is_of(asked, value)]
+            if others:
+                problems.append(Problem(f"{key}.{name}", "has values of the space", others, f"They are: {asked}."))
+    if problems:
+        raise ConfigError(problems)
+    return sampler
+
+
+def _is_of(asked: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(asked._contains(asked.to_internal_repr(value)))  # noqa: SLF001 - Optuna has no public form of it
+    except ValueError:
+        return False
 
 
 def _built_sampler(node: Mapping[str, Any]) -> BaseSampler:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -50,6 +50,11 @@ class Grid(Exhaustive):
         self._grid = grid
         self._names: list[str] = grid._param_names  # noqa: SLF001 - Optuna has no public form of them
         self._points: list[tuple[Any, ...]] = grid._all_grids  # noqa: SLF001
+
+    @property
+    def values(self) -> Mapping[str, Sequence[Any]]:
+        """The values of each parameter, by Optuna's names."""
+        return self._grid._search_space  # noqa: SLF001
 
     def stop_if_exhausted(self, study: Study) -> None:
         if next(self._left(study), None) is None:
