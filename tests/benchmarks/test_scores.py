@@ -174,7 +174,7 @@ def test_what_is_held_to_the_targets(budget, ours, its, told):
     assert "met:" not in "\n".join(search.report(scores, markdown=False, judged=False))
 
 
-SLOW = (" + Median", " + Hyperband", " + ASHA", "GP")
+SLOW = (" + Median", " + Hyperband", " + ASHA", "GP", "gp")
 
 
 def test_the_readmes_tables_of_all_searches_are_those_of_the_runs_that_are_kept_beside_it():
