@@ -69,18 +69,14 @@ def test_what_fails_at_random_leaves_all_as_likely():
     assert found.min() > math.log(0.6)
 
 
-def test_who_was_trained_less_far_than_the_failed_were_to_go_says_nothing():
-    """Half of the range takes too long after epoch 6; the other half was not tried any further yet, or was."""
-    slow = [({"x": 0.6 + 0.1 * k, "y": 0.5}, 6, 12) for k in range(4)]
-    early = [({"x": 0.1 * k, "y": 0.5}, 6, 6) for k in range(5)]
-    points = [{"x": 0.1, "y": 0.5}, {"x": 0.85, "y": 0.5}]
-    fast, too_slow = log_likely(history_of(slow + early, State.TIMED_OUT), (X, Y), points)
-    assert (fast, too_slow) == tuple(log_likely(history_of(slow, State.TIMED_OUT), (X, Y), points))
-    assert too_slow < UNLIKELY < fast
-    in_full = [({"x": 0.2, "y": 0.5}, 24, 24), ({"x": 0.05, "y": 0.5}, 12, 12)]
-    fast, too_slow = log_likely(history_of(slow + in_full, State.TIMED_OUT), (X, Y), points)
-    assert fast > LIKELY
-    assert too_slow < UNLIKELY
+def test_a_failure_by_chance_on_the_way_to_full_length_leaves_all_as_likely():
+    """Nothing else has come as far, and the good ones, which go further, meet more chances than the others."""
+    early = [(point, 3, 3) for point in scattered(10)]
+    found = log_likely(history_of([({"x": 0.5, "y": 0.5}, 6, 24), *early]), (X, Y), [{"x": 0.5, "y": 0.5}])
+    assert found.min() > LIKELY
+    good = [({"x": 0.5 + 0.01 * k, "y": 0.5}, 6 if k % 2 else 12, 24) for k in range(8)]
+    found = log_likely(history_of([*early, *good]), (X, Y), [{"x": 0.54, "y": 0.5}])
+    assert found.min() > LIKELY
 
 
 @pytest.mark.parametrize("state", [state for state in State if state.failed])
@@ -103,14 +99,13 @@ def test_nothing_failed_nothing_to_learn():
     assert log_likely(history_of([(point, 3, 3) for point in scattered(5)]), (X, Y), scattered(2)) is None
 
 
-def test_of_thousands_of_failures_a_bounded_number_is_learnt_from_the_newest_among_them():
+def test_of_thousands_of_trials_a_bounded_number_is_learnt_from():
     trials = [(point, 0 if point["x"] > 0.5 else 3, 3) for point in scattered(1000)]
-    newest = [({"x": 0.2, "y": 0.2 + k / 1000}, 0, 3) for k in range(MOST)]
     encoding = Encoding((X, Y), EPOCHS)
-    found = Feasibility.of(history_of(trials + newest), encoding, ScreenCache())
-    assert len(found._posterior._x) == 2 * MOST
-    left, right = found(encoding.matrix([{"x": 0.2, "y": 0.21}, {"x": 0.9, "y": 0.5}]))
-    assert max(left, right) < UNLIKELY
+    found = Feasibility.of(history_of(trials), encoding, ScreenCache())
+    assert len(found._posterior._x) <= MOST
+    failing, trained = found(encoding.matrix([{"x": 0.9, "y": 0.5}, {"x": 0.2, "y": 0.5}]))
+    assert failing < UNLIKELY < LIKELY < trained
 
 
 def test_the_length_scales_are_fitted_once_for_the_same_trials_beside_those_of_the_values():
@@ -124,16 +119,18 @@ def test_the_length_scales_are_fitted_once_for_the_same_trials_beside_those_of_t
     assert max(point["x"] for point in drawn) < 0.75
 
 
-def test_neither_a_promotion_nor_a_last_training_goes_to_what_is_likely_to_fail():
-    slow = [({"x": 0.6 + 0.1 * k, "y": 0.5}, 6, 12) for k in range(4)]
-    fine = [({"x": 0.1 + 0.05 * k, "y": 0.5}, 24, 24) for k in range(3)]
-    history = history_of([*slow, *fine, ({"x": 0.85, "y": 0.5}, 3, 3), ({"x": 0.15, "y": 0.5}, 3, 3)], State.TIMED_OUT)
+def test_promotions_and_last_trainings_count_for_less_by_how_likely_they_are_to_fail():
+    """Failed trials without a value change nothing else."""
+    trials = [({"x": 0.1 + 0.05 * k, "y": 0.5}, 24, 24) for k in range(3)] + [({"x": 0.8, "y": 0.4}, 3, 3)]
+    slow = [({"x": 0.6 + 0.03 * k, "y": 0.5}, 0, 3) for k in range(12)]
     stage = Stage(0, "fine 1", 0, 99, {"x": (0.0, 1.0), "y": (0.0, 1.0)}, {"x": (0.0, 1.0), "y": (0.0, 1.0)})
-    screen = Screen(history, stage, (X, Y), 0, 9, epochs=EPOCHS)
-    points = [history[number].point for number in (7, 8)]
-    for of in (screen.expected, screen.final):
-        bad, good = of(points)
-        assert good - bad > 100
+    histories = [history_of(of, State.TIMED_OUT) for of in (trials + slow, trials)]
+    screens = [Screen(history, stage, (X, Y), 0, 16, epochs=EPOCHS) for history in histories]
+    points = [{"x": 0.8, "y": 0.4}, {"x": 0.15, "y": 0.5}]
+    likely = log_likely(histories[0], (X, Y), points)
+    assert likely[0] < likely[1]
+    assert screens[0].expected(points) - screens[1].expected(points) == pytest.approx(likely)
+    assert screens[0].final(points) - screens[1].final(points) == pytest.approx(likely)
 
 
 KINDS, BATCH = Dimension.of_scale("kind", Categorical(("full", "flash"))), Dimension.of_scale("batch", Int(1, 4))

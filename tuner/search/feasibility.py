@@ -22,10 +22,8 @@ Array = NDArray[np.float64]
 #: with the improvement goes on into what fails for as long as the improvement there is large enough.
 LEAST = 0.5
 PENALTY = 1e3  # for each unit below; larger than any difference of logarithms that is left to decide
-#: Of each kind of trial the model is given as many: it is fitted again whenever one is new, and a worker waits for it.
-MOST = 32
-#: While nothing has come as far as what failed, nothing tells which parameter it is due to: near is near in all of them.
-LENGTH, SIGNAL, NOISE = 0.5, 1.0, 0.01
+#: Rows of the model: it is fitted again whenever a failure is new, and a worker waits for it.
+MOST = 96
 #: Variance of chance: any configuration may fail, or be trained, for once.
 CHANCE = 0.02
 
@@ -33,9 +31,11 @@ CHANCE = 0.02
 class Feasibility:
     """Logarithm of the probability that configurations can be trained to their end.
 
-    Least-squares classification (Rasmussen & Williams 2006, section 6.5): a Gaussian process of 1 for what was trained at
-    least as far as half of the failed trials were to go, and 0 for those, with 1 where nothing is known. Its own length
-    scales tell what the failures are due to; failures that nothing explains, as those of a flaky machine, are noise to it.
+    Least-squares classification (Rasmussen & Williams 2006, section 6.5): a Gaussian process of 0 for each failure and 1 for
+    each stretch between two readings that was trained, of the failed trials too, with 1 where nothing is known. Its own
+    length scales tell what the failures are due to; failures that nothing explains, as those of a flaky machine, are noise
+    to it. It counts stretches and not trials, because the good ones have more of them in which chance may fail them. That
+    something fails only late is not learnt where all of its earlier stretches are trained.
     The product of this probability and the expected improvement is that of Gardner et al. 2014, "Bayesian Optimization with
     Inequality Constraints"; that a configuration is first of all to be likely enough is from Gelbart et al. 2014,
     arXiv:1403.5607.
@@ -51,25 +51,21 @@ class Feasibility:
         failed = sorted(number for state in ends for number in history.numbers(state) if history[number].point)
         if not failed or not encoding.dimensions:
             return None
-        goals = sorted(history[number].target for number in failed)
-        goal = goals[len(goals) // 2]
-        reached = {number for epoch in history.epochs_read if epoch >= goal for _, number in history.ranked(epoch)}
-        return cls(history, encoding, cache, _some(failed), _some(sorted(reached.difference(failed))))
+        trained = [number for _, number, _ in history.readings]
+        most = MOST * len(failed) // (len(failed) + len(trained))
+        return cls(history, encoding, cache, _some(failed, max(most, 1)), _some(trained, MOST - most))
 
     def __init__(
-        self, history: History, encoding: Encoding, cache: ScreenCache, failed: Sequence[int], reached: Sequence[int]
+        self, history: History, encoding: Encoding, cache: ScreenCache, failed: Sequence[int], trained: Sequence[int]
     ) -> None:
-        from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415  as in `screen`
+        from tuner.search.model import Posterior  # noqa: PLC0415  as in `screen`
 
         self._encoding = encoding
-        x = self._inputs(encoding.matrix([history[number].point for number in (*failed, *reached)]))
-        short = np.concatenate([np.ones(len(failed)), np.zeros(len(reached))])  # of 1
+        x = self._inputs(encoding.matrix([history[number].point for number in (*failed, *trained)]))
+        short = np.concatenate([np.ones(len(failed)), np.zeros(len(trained))])  # of 1
         self._deviation = math.sqrt(short.mean())
         y = -short / self._deviation
-        if reached:
-            hyper = cache.fitted(x, y, encoding.groups)
-        else:
-            hyper = Hyperparameters((LENGTH,) * (max(encoding.groups) + 1), SIGNAL, NOISE)
+        hyper = cache.fitted(x, y, encoding.groups)
         self._noise = max(hyper.noise, CHANCE / self._deviation**2)
         self._posterior = Posterior(x, y, hyper, encoding.groups)
         self.digest = digest_of(x, y, hyper)
@@ -86,10 +82,10 @@ class Feasibility:
         return self._encoding.encoded(units, np.full(len(units), self._encoding.epochs))
 
 
-def _some(numbers: Sequence[int]) -> Sequence[int]:
-    """At most `MOST` of them: half the newest ones, the rest spread evenly."""
-    if len(numbers) <= MOST:
+def _some(numbers: Sequence[int], most: int) -> Sequence[int]:
+    """At most so many of them: half the newest ones, the rest spread evenly."""
+    if len(numbers) <= most:
         return numbers
-    half = MOST // 2
-    older = len(numbers) - half
+    half = most // 2
+    older = len(numbers) - (most - half)
     return [*(numbers[i * older // half] for i in range(half)), *numbers[older:]]
