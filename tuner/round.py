@@ -208,10 +208,9 @@ class Round:
         left = None if limit is None else max(limit - self.seconds_used, 0.0)
         plan = replace(self.plan, closing=closing, barrier_at=self._barrier(), seconds_left=left)
         drawn = len(self.history)
-        if not self._ledger.exhausted or (plan.trials is not None and plan.trials <= drawn):
-            return next_action(self.history, plan, self._judge)
-        action = next_action(self.history, replace(plan, trials=drawn), self._judge)
-        if isinstance(action, Finished) and not closing and not action.for_time:
+        ran_out = self._ledger.exhausted and (plan.trials is None or drawn < plan.trials)
+        action = next_action(self.history, replace(plan, trials=drawn) if ran_out else plan, self._judge)
+        if ran_out and isinstance(action, Finished) and not closing and not action.for_time:
             return replace(action, reason=f"the sampler has nothing left to draw: {action.reason}")
         return action
 
