@@ -20,10 +20,11 @@ from tuner.chosen import plan_of
 from tuner.commands.tune import budgets
 from tuner.config import Settings, StudySettings
 from tuner.config.identity import data_version, digest
+from tuner.search.dimensions import dimensions_of
 from tuner.search.distributions import distribution, optuna_name, to_optuna
 from tuner.search.draws import uniform_point
 from tuner.search.history import Entry, History, Reading, State
-from tuner.search.stages import Stage, Zoom, dimensions_of, stage_of, stages_until
+from tuner.search.stages import Stage, Zoom, stage_of, stages_until
 from tuner.store.database import Database
 from tuner.store.ledger import Ledger
 from tuner.store.rounds import Champion, Rounds, RoundState

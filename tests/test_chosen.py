@@ -10,7 +10,7 @@ from tuner.config import load
 from tuner.errors import ConfigError
 from tuner.search.exhaustive import BruteForce, Grid
 from tuner.search.seeded import SeededPerTrial, SeededSequence
-from tuner.space import Int, OneMinusPow10, Parameter, Space
+from tuner.space import Categorical, Int, LogUniform, OneMinusPow10, Parameter, Space
 
 GRID = "_target_: optuna.samplers.GridSampler, search_space: {x: [1, 2, 3, 4, 5, 6, 7, 8, 9]}"
 KINDS = {
@@ -48,6 +48,7 @@ def test_the_seed_is_the_rounds_where_none_is_given(node, words, seed):
 
 
 BETA = Parameter("beta", OneMinusPow10(0.9, 0.999), "module.beta")
+LR, NESTEROV = Parameter("x", LogUniform(0.001, 1), "module.x"), Parameter("x", Categorical((True, False)), "module.x")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,9 @@ BETA = Parameter("beta", OneMinusPow10(0.9, 0.999), "module.beta")
         (GRID, [*FINITE, BETA], ["search.draws.search_space", "has the parameters x, ", "got 'x'"]),
         (GRID.replace("9", "10"), FINITE, ["search.draws.search_space.x", "got [10]", "low=1"]),
         (GRID.replace("9", "much"), FINITE, ["search.draws.search_space.x", "got ['much']"]),
+        (GRID.replace("[1, ", "['1', true, 2.5, nan, 1.0, "), FINITE, ["x: has values", "got ['1', True, 2.5, nan]"]),
+        (GRID.replace("2, ", "'0.01', "), [LR], ["x: has values", "got ['0.01', 3, 4"]),
+        (GRID.replace("2, ", "true, false, "), [NESTEROV], ["x: has values", "got [1, 3, 4"]),
     ],
 )
 def test_what_the_space_has_not_is_no_point_to_try(node, space, told):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra.utils
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler
 
@@ -124,10 +125,13 @@ def _checked(sampler: BaseSampler, space: Space) -> BaseSampler:
 
 
 def _is_of(asked: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(asked._contains(asked.to_internal_repr(value)))  # noqa: SLF001 - Optuna has no public form of it
-    except ValueError:
+    """Whether it is a value of the distribution and of its type, because a grid gives it out as it is."""
+    if isinstance(asked, CategoricalDistribution):
+        return any(type(value) is type(choice) and value == choice for choice in asked.choices)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (isinstance(asked, IntDistribution) and value != int(value)):
         return False
+    return bool(asked._contains(asked.to_internal_repr(value)))  # noqa: SLF001 - Optuna has no public form of it
 
 
 def _built_sampler(node: Mapping[str, Any]) -> BaseSampler:

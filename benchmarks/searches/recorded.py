@@ -20,8 +20,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import cross_val_predict
 
 from tuner.config import StudySettings, load
+from tuner.search.dimensions import dimensions_of
 from tuner.search.encoding import Encoding
-from tuner.search.stages import dimensions_of
 from tuner.space import Space
 
 Array = NDArray[np.float64]

@@ -26,7 +26,7 @@ PARAMETERS = {
 def test_every_value_drawn_is_in_the_distribution_and_comes_back(kind, expand):
     parameter = Parameter("p", PARAMETERS[kind], "p")
     asked = distribution(parameter, expand=expand)
-    from tuner.search.stages import Dimension
+    from tuner.search.dimensions import Dimension
 
     reach = Dimension.of(parameter).reach if expand else (0.0, 1.0)
     for unit in [*np.linspace(*reach, 101)[:-1], np.nextafter(reach[1], 0)]:

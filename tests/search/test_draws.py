@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from tuner.search.dimensions import Dimension, dimensions_of
 from tuner.search.draws import sobol_point, uniform_point, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.history import Entry, History, Reading, State
 from tuner.search.screen import MOST_ROWS, Screen, ScreenCache, _fit_size, _measured
-from tuner.search.stages import Dimension, Stage, Zoom, dimensions_of, stages_until
+from tuner.search.stages import Stage, Zoom, stages_until
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space
 
 EPOCHS = 50
@@ -269,6 +270,32 @@ def test_in_a_discrete_space_nothing_is_drawn_twice_before_all_was_drawn_once():
         snapped = {d.name: float(d.snapped(np.array([point[d.name]]))[0]) for d in dimensions}
         history.add(Entry(number, snapped, State.COMPLETE, (Reading(1, sum(snapped.values()), number),)))
     assert len({tuple(entry.point.values()) for entry in history}) == 9
+
+
+BRANCHES = [
+    Dimension.of_scale("opt", Categorical(("adam", "lion", "sgd"))),
+    Dimension("momentum", when=(("opt", (5 / 6,)),)),
+]
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+def test_a_branch_without_a_continuum_is_not_drawn_twice(tiered):
+    """In stages that draw uniformly and in those with a model, which takes adam for the best there is."""
+    dimensions = [replace(BRANCHES[0], tier=2), BRANCHES[1], Dimension("wd", tier=3)] if tiered else BRANCHES
+    encoding = Encoding(tuple(dimensions), 1)
+    for seed in range(3):
+        history, stages, drawn = History(), (), []
+        for number in range(6 if tiered else 20):
+            zoom = Zoom(5, tiered=tiered)
+            stages = stages_until(number, stages, history, dimensions, zoom=zoom, defaults={"opt": 0.5})
+            point = screened(history, stages[-1], dimensions, seed, number, epochs=1, learns=number > 5)
+            units = encoding.without_inactive(encoding.matrix([point]))[0]
+            active = {one.name: unit for one, unit in zip(dimensions, units, strict=True) if not math.isnan(unit)}
+            drawn.append(active["opt"])
+            history.add(Entry(number, active, State.COMPLETE, (Reading(1, active["opt"], number),)))
+        counts = {opt: sum(abs(opt - unit) < 0.01 for unit in drawn) for opt in (1 / 6, 1 / 2)}
+        assert counts == {1 / 6: 1, 1 / 2: 1}
+        assert len(drawn) > 3
 
 
 @pytest.mark.parametrize(("choices", "draws"), [(2, 2), (4, 4), (9, 6)])

@@ -30,14 +30,18 @@ def brute_force(seed=0):
     return BruteForce(lambda drawn: BruteForceSampler(seed=drawn), seed)
 
 
+def _ask(study):
+    trial = study.ask()
+    return trial.suggest_categorical("x", VALUES["x"]), trial.suggest_categorical("y", VALUES["y"])
+
+
 def draws(study, make, tell):
     """All draws until the sampler stops the study; `tell` says of a trial's number whether it ends at once."""
     drawn = []
     while not study.stopped:
-        trial = study.ask()
-        drawn.append((trial.suggest_categorical("x", VALUES["x"]), trial.suggest_categorical("y", VALUES["y"])))
-        if tell(trial.number):
-            study.tell(trial, 1.0)
+        drawn.append(_ask(study))
+        if tell(study.trials[-1].number):
+            study.tell(study.trials[-1].number, 1.0)
         study.sampler.stop_if_exhausted(study)
         assert len(drawn) <= 20
         study.sampler = make()  # as after a resume
@@ -88,10 +92,16 @@ def test_points_that_differ_in_what_is_switched_off_are_one(study):
     assert sorted(map(str, drawn)) == sorted(map(str, [*itertools.product(VALUES["x"], "a"), "b", "c"]))
 
 
-def test_a_strangers_trial_is_no_point(study):
+@pytest.mark.parametrize("own", [0, 3])
+@pytest.mark.parametrize("make", [grid, brute_force])
+def test_a_strangers_trial_is_no_point(study, make, own):
+    """Whether it is there before the first draw or comes after some."""
+    study.sampler = make()
+    drawn = [_ask(study) for _ in range(own)]
     study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
-    study.sampler = grid()
-    assert set(draws(study, grid, lambda _: True)) == POINTS
+    drawn += draws(study, make, lambda _: True)
+    assert len(drawn) == len(POINTS)
+    assert set(drawn) == POINTS
 
 
 def test_the_order_of_a_grid_is_that_of_its_seed(study):

@@ -10,12 +10,13 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from tuner.search import CoarseToFineSampler
+from tuner.search.dimensions import dimensions_of
 from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
 from tuner.search.draws import zoomed
 from tuner.search.history import History, Reading, State
 from tuner.search.pruner import RungPruner
 from tuner.search.sampler import ResultBlindSampler
-from tuner.search.stages import Stage, Zoom, dimensions_of, stages_until
+from tuner.search.stages import Stage, Zoom, stages_until
 from tuner.search.trial_reader import attribute_entry
 from tuner.space import Categorical, Int, LogUniform, OneMinusPow10, Parameter, Space
 

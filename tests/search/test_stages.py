@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tuner.search.dimensions import Dimension, dimensions_of
 from tuner.search.history import Entry, History, Reading, State
-from tuner.search.stages import Dimension, Edge, Stage, Zoom, dimensions_of, ranking, stage_of, stages_until
+from tuner.search.stages import Edge, Stage, Zoom, ranking, stage_of, stages_until
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space, Uniform
 
 LR = Dimension("lr")
@@ -242,12 +243,26 @@ def test_how_few_a_tier_has_does_not_depend_on_the_earlier_ones(first, starts):
 
 def test_a_tier_that_the_studys_own_values_switch_off_is_tuned_with_the_next_one():
     of_sgd = Dimension("mom", when=(("opt", (0.25,)),))
-    for unit, names in ((0.75, ["tier 2 coarse", "tier 3 coarse"]), (0.25, ["tier 1 coarse", "tier 2 coarse"])):
+    for unit, names in ((0.75, ["tiers 1, 2 coarse", "tier 3 coarse"]), (0.25, ["tier 1 coarse", "tier 2 coarse"])):
         opt = replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2)
         tiers = [of_sgd, opt, Dimension("lr", tier=2), Dimension("wd", tier=3)]
         stages = stages_until(7, (), spaced([0.5] * 6), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit})
         assert [stage.name for stage in stages] == names
         assert stages[0].frame["mom"] == (0.0, 1.0)
+
+
+def test_what_is_tuned_with_the_next_tier_counts_among_its_parameters():
+    """Its draws are not those of the next one's two choices alone, and what the first of them show is no box for it."""
+    tiers = [
+        Dimension("mom", when=(("opt", (0.25,)),)),
+        replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2),
+        Dimension("wd", tier=3),
+    ]
+    first, second = stages_until(6, (), spaced([0.5] * 6), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": 0.75})
+    assert (first.name, first.ends_at, first.tiers) == ("tiers 1, 2 coarse", 6, (1, 2))
+    assert first.reason == "uniform over the parameters of tiers 1, 2"
+    assert first.box["mom"] == (0.0, 1.0)
+    assert (second.name, second.tiers) == ("tier 3 coarse", (3,))
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from tuner.config.load import STAGED
 from tuner.errors import ConfigError, Problem, RoundFailed, StudyError
 from tuner.launch.batch import run_batch
 from tuner.lr_range import Reading, Suggestion, read_curve
+from tuner.search.dimensions import dimensions_of
 from tuner.search.history import History
-from tuner.search.stages import Stage, Zoom, dimensions_of, stages_until
+from tuner.search.stages import Stage, Zoom, stages_until
 from tuner.space import LogUniform, Parameter, ScaleWith, Uniform, Value
 from tuner.training.task import Kind, Outcome, Result, Task
 

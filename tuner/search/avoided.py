@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.search.dimensions import FREE, SAME, Dimension
 from tuner.search.encoding import Encoding
-from tuner.search.history import History, State
-from tuner.search.stages import FREE, SAME, Stage, inside
+from tuner.search.history import Entry, History, State
+from tuner.search.stages import Stage, inside
 
 Array = NDArray[np.float64]
 
@@ -30,13 +32,14 @@ def digest_of(*parts: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Avoided:
-    """Candidates not to be drawn: too large for the memory, or drawn before where all is discrete or fixed.
+    """Candidates not to be drawn: too large for the memory, or drawn before where all that they have is discrete or fixed.
 
     What ran out of memory rules out what is not smaller in any parameter that needs memory, unless something that is not
     smaller was trained: then it was not the size alone. With a model, which learns how likely the rest is to fail, this
     holds of configurations with the same choices only, because it may have been one of these.
 
     In the coarse stage of a tier whose parameters are discrete these are not drawn twice, whatever the others are.
+    Elsewhere a configuration is drawn before if all of its continua are switched off.
     """
 
     encoding: Encoding
@@ -54,15 +57,14 @@ class Avoided:
         memory = tuple(place for place, dimension in enumerate(dimensions) if dimension.memory)
         same = tuple(place for place, one in enumerate(dimensions) if learns and not one.ordered and not one.memory)
         limits, choices = _limits(history, encoding, memory, same)
-        frames = [stage.frame.get(dimension.name, FREE) for dimension in dimensions]
-        free = tuple(place for place, (low, high) in enumerate(frames) if low < high)
+        free = tuple(place for place, one in enumerate(dimensions) if _is_free(stage, one))
         since = 0
-        if not _discrete(encoding, free) and stage.tier is not None:
-            free, since = tuple(place for place in free if dimensions[place].tier == stage.tier), stage.starts_at
-        drawn = list[bytes]()
-        if _discrete(encoding, free):
-            entries = inside([entry for entry in history if entry.number >= since], stage.frame)
-            drawn = _keys(encoding.matrix([entry.point for entry in entries])[:, free])
+        of_tier = tuple(place for place in free if dimensions[place].tier in stage.tiers)
+        if _discrete(encoding, of_tier) and not _discrete(encoding, free):
+            free, since = of_tier, stage.starts_at
+        drawn = _without_continua(
+            inside([entry for entry in history if entry.number >= since], stage.frame), encoding, free
+        )
         return cls(encoding, memory, same, limits, choices, free, frozenset(drawn))
 
     @property
@@ -74,7 +76,7 @@ class Avoided:
         snapped = self.encoding.without_inactive(units)
         penalty = np.zeros(len(units))
         if self.drawn:
-            penalty += [1e6 * (key in self.drawn) for key in _keys(snapped[:, self.free])]
+            penalty += [1e9 * (key in self.drawn) for key in _keys(snapped[:, self.free])]
         if len(self.limits):
             too_large = _reach(snapped[:, self.memory], snapped[:, self.same], self.limits, self.choices).any(axis=1)
             penalty += too_large * (1e12 * (1.0 + np.nan_to_num(snapped[:, self.memory]).sum(1)))
@@ -91,6 +93,7 @@ def _limits(
     known = np.any(np.isfinite(limits), axis=1)
     if known.any():
         trained = {number for epoch in history.epochs_read for _, number in history.ranked(epoch)}
+        trained.update(history.numbers(State.DIVERGED))
         newest = sorted(trained.difference(infeasible))[-MOST_COMPARED:]
         points = encoding.matrix([history[number].point for number in newest])
         known &= ~_reach(points[:, memory], points[:, same], limits, choices).any(axis=0)
@@ -104,8 +107,22 @@ def _reach(sizes: Array, choices: Array, limits: Array, its_choices: Array) -> N
     return np.asarray(as_large & np.all(np.abs(chosen[:, None, :] - limited[None, :, :]) < SAME, axis=2))
 
 
+def _is_free(stage: Stage, dimension: Dimension) -> bool:
+    low, high = stage.frame.get(dimension.name, FREE)
+    return low < high
+
+
 def _discrete(encoding: Encoding, places: tuple[int, ...]) -> bool:
     return bool(places) and all(encoding.dimensions[place].cells for place in places)
+
+
+def _without_continua(entries: Sequence[Entry], encoding: Encoding, free: tuple[int, ...]) -> list[bytes]:
+    """Keys of those that have no free continuum; of one that is to be drawn its key says that it has none either."""
+    continua = [place for place in free if not encoding.dimensions[place].cells]
+    if not free or any(not encoding.dimensions[place].when for place in continua):
+        return []  # all have one; there may be thousands
+    units = encoding.matrix([entry.point for entry in entries if entry.point])
+    return _keys(units[np.isnan(units[:, continua]).all(axis=1)][:, free])
 
 
 def _keys(units: Array) -> list[bytes]:

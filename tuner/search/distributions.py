@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tuner.search.stages import Dimension
+from tuner.search.dimensions import Dimension
 from tuner.space import (
     Categorical,
     Int,

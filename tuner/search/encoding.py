@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.search.stages import Dimension
+from tuner.search.dimensions import Dimension
 
 Array = NDArray[np.float64]
 

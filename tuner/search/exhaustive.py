@@ -9,10 +9,11 @@ from __future__ import annotations
 import abc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GridSampler
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -28,7 +29,18 @@ class Exhaustive(BaseSampler):
 
 
 class BruteForce(SeededPerTrial, Exhaustive):
-    """Optuna's BruteForceSampler, which finds out from the trials what is left, so that any seed will do."""
+    """Optuna's BruteForceSampler, which finds out from the trials what is left, so that any seed will do.
+
+    It is not shown trials without parameters, which a stranger has added: they would say that there are none.
+    """
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(_shown(study, trial), trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        super().after_trial(_shown(study, trial), trial, state, values)
 
     def stop_if_exhausted(self, study: Study) -> None:
         drawn = [trial for trial in _trials(study) if trial.params]
@@ -99,6 +111,32 @@ class Grid(Exhaustive):
                 tuple(point[place] for place in places) in values for places, values in drawn.items()
             ):
                 yield number
+
+
+class _Storage:
+    """A storage without the trials that have no parameters, except the one that is drawn, which has none at first."""
+
+    def __init__(self, storage: BaseStorage, current: FrozenTrial) -> None:
+        self._storage, self._current = storage, current.number
+
+    def get_all_trials(self, study_id: int, **options: Any) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(study_id, **options)
+        return [trial for trial in trials if trial.params or trial.number == self._current]
+
+
+class _Study:
+    """A study with another storage; all else is its own."""
+
+    def __init__(self, study: Study, storage: _Storage) -> None:
+        self._study, self._storage = study, storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+
+def _shown(study: Study, current: FrozenTrial) -> Study:
+    """The study as a sampler is to see it at a trial."""
+    return cast("Study", _Study(study, _Storage(study._storage, current)))  # noqa: SLF001 - samplers read it there
 
 
 def _trials(study: Study) -> list[FrozenTrial]:

@@ -52,8 +52,8 @@ class Feasibility:
         if not failed or not encoding.dimensions:
             return None
         trained = [number for _, number, _ in history.readings]
-        most = MOST * len(failed) // (len(failed) + len(trained))
-        return cls(history, encoding, cache, _some(failed, max(most, 1)), _some(trained, MOST - most))
+        most = max(1, MOST * len(failed) // (len(failed) + len(trained)))
+        return cls(history, encoding, cache, _some(failed, most), _some(trained, MOST - most))
 
     def __init__(
         self, history: History, encoding: Encoding, cache: ScreenCache, failed: Sequence[int], trained: Sequence[int]

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.search.avoided import Avoided, digest_of
+from tuner.search.dimensions import FREE, Dimension
 from tuner.search.draws import uniform, zoomed
 from tuner.search.encoding import Encoding
 from tuner.search.feasibility import Feasibility
 from tuner.search.history import History, Reading, State
 from tuner.search.promotion import MOST_READINGS
-from tuner.search.stages import FREE, Dimension, Stage
+from tuner.search.stages import Stage
 
 if TYPE_CHECKING:
     from tuner.search.model import Hyperparameters

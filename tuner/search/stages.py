@@ -11,20 +11,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tuner.search.dimensions import FREE, SAME, Dimension, Interval
 from tuner.search.history import Entry, History
-from tuner.space import Int, LogInt, Parameter, Scale, Space
-
-Interval = tuple[float, float]
-
-#: Of a dimension that is not fixed.
-FREE: Interval = (0.0, 1.0)
 
 #: A box keeps this share of the elites' width on each side, and this much of the range.
 MARGIN_OF_WIDTH, MARGIN = 0.1, 0.03
@@ -32,99 +25,6 @@ MARGIN_OF_WIDTH, MARGIN = 0.1, 0.03
 PRESSING = 0.1
 #: A box that passes an edge is at least this wide before: elites crowded at the edge do not say how far the good goes.
 WIDTH_PRESSED = 0.3
-#: An integer range with more cells than this is a continuum for the search.
-MOST_CELLS = 1024
-#: Two coordinates this near are the same; values are rounded to six digits between draw and history.
-SAME = 1e-3
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """What the search has to know of one parameter.
-
-    Attributes:
-        name: the parameter.
-        ordered: whether near coordinates mean near values.
-        size: number of distinct values; None for a continuum.
-        reach: lowest and highest coordinate that `search.expand` may draw.
-        tier: priority, 1 first.
-        memory: whether a larger value needs more memory.
-        cells: (upper border, coordinate) of each distinct value, ascending; none for a continuum.
-        when: other parameters by name with the coordinates at which this one is active; empty: always active.
-    """
-
-    name: str
-    ordered: bool = True
-    size: int | None = None
-    reach: Interval = FREE
-    tier: int = 1
-    memory: bool = False
-    cells: tuple[Interval, ...] = ()
-    when: tuple[tuple[str, tuple[float, ...]], ...] = ()
-
-    @classmethod
-    def of(cls, parameter: Parameter, space: Space | None = None) -> Dimension:
-        """The dimension of a parameter; its conditions are known only if the space is given."""
-        scale = parameter.scale
-        when: list[tuple[str, tuple[float, ...]]] = []
-        for name, allowed in parameter.when.items() if space else ():
-            other = space[name].scale if space else scale
-            when.append((name, tuple(other.to_unit(value) for value in allowed if other.contains(value))))
-        return cls(
-            name=parameter.name,
-            ordered=scale.ordered,
-            size=scale.size,
-            reach=_aligned_reach(scale),
-            tier=parameter.tier,
-            memory=parameter.memory,
-            cells=_cells(scale),
-            when=tuple(when),
-        )
-
-    @classmethod
-    def of_scale(cls, name: str, scale: Scale) -> Dimension:
-        """The dimension of a bare scale, without tier, conditions and reach."""
-        return cls(name=name, ordered=scale.ordered, size=scale.size, cells=_cells(scale))
-
-    @cached_property
-    def _borders_and_middles(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        borders, middles = np.array(self.cells).T
-        return borders, middles
-
-    def snapped(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Coordinates moved to that of the value they stand for."""
-        if not self.cells:
-            return units
-        borders, middles = self._borders_and_middles
-        return np.asarray(middles[np.minimum(np.searchsorted(borders, units, side="right"), len(middles) - 1)])
-
-
-def dimensions_of(space: Space) -> tuple[Dimension, ...]:
-    """The dimensions of a space, in its order."""
-    return tuple(Dimension.of(parameter, space) for parameter in space)
-
-
-def _aligned_reach(scale: Any) -> Interval:
-    """The reach without a last cell that the limit cuts: a step goes to it whole or not at all."""
-    low, high = scale.reach
-    if isinstance(scale, Int):
-        return math.ceil(low * scale.size - 1e-9) / scale.size, math.floor(high * scale.size + 1e-9) / scale.size
-    return low, high
-
-
-def _cells(scale: Any) -> tuple[Interval, ...]:
-    if scale.size is None or scale.size > MOST_CELLS:
-        return ()
-    low, high = _aligned_reach(scale)
-    if isinstance(scale, LogInt):
-        first, last = scale.limit or (scale.low, scale.high)
-        if last - first >= MOST_CELLS:
-            return ()
-        return tuple((scale.to_unit(n + 0.5), scale.to_unit(n)) for n in range(first, last + 1))
-    first, last = round(low * scale.size), round(high * scale.size)
-    if last - first > MOST_CELLS:
-        return ()
-    return tuple(((cell + 1) / scale.size, (cell + 0.5) / scale.size) for cell in range(first, last))
 
 
 @dataclass(frozen=True)
@@ -141,7 +41,7 @@ class Stage:
 
     Attributes:
         number: running number in the round.
-        name: "coarse" or "tier 1 coarse", "tier 2 coarse", …; then "fine 1", "fine 2", ….
+        name: "coarse", or "tier 1 coarse", "tiers 2, 3 coarse", …; then "fine 1", "fine 2", ….
         starts_at: index of its first draw.
         ends_at: index of the first draw that is not its own any more.
         frame: where a dimension may go at all; a fixed one is collapsed to a point.
@@ -167,10 +67,9 @@ class Stage:
         return self.name.endswith("coarse")
 
     @property
-    def tier(self) -> int | None:
-        """The tier that it is the coarse stage of; None where a stage is of no tier, or of all."""
-        found = re.fullmatch(r"tier (\d+) coarse", self.name)
-        return int(found[1]) if found else None
+    def tiers(self) -> tuple[int, ...]:
+        """The tiers that it is the coarse stage of; none where a stage is of no tier, or of all."""
+        return tuple(map(int, re.findall(r"\d+", self.name))) if self.is_coarse else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -281,7 +180,7 @@ class _Span:
     ends_at: int
     name: str
     tier: int | None  # the last one that is free; None: there are no tiers
-    is_first: bool  # of its tier
+    new: Sequence[Dimension]  # that no stage before had free
 
 
 def _next_stage(
@@ -293,8 +192,7 @@ def _next_stage(
 ) -> Stage:
     span = next(islice(_spans(zoom, dimensions, defaults), len(known), None))
     frame = _frame(span.tier, dimensions, defaults)
-    new = [dimension for dimension in dimensions if span.is_first and span.tier in (None, dimension.tier)]
-    seen = [dimension for dimension in dimensions if _is_free(frame[dimension.name]) and dimension not in new]
+    seen = [dimension for dimension in dimensions if _is_free(frame[dimension.name]) and dimension not in span.new]
     before = [entry for entry in history if entry.number < span.starts_at]
     ranked = ranking(history, inside(before, frame)) if seen else []
     elites = ranked[: zoom.elites]
@@ -307,7 +205,7 @@ def _next_stage(
     pressed = tuple(edge for edge in edges if edge)
     expanding = pressed if zoom.expand else ()
     box = frame | {one.name: _interval(one, free[one.name], expanding) for one in seen}
-    if span.is_first:
+    if span.new:
         box |= {one.name: _agreed(one, free[one.name]) for one in seen if not one.ordered}
     numbers = tuple(entry.number for entry in elites)
     reason = _reason(span, elites, len(ranked), narrows=bool(seen))
@@ -319,27 +217,38 @@ def _spans(zoom: Zoom, dimensions: Sequence[Dimension], defaults: Mapping[str, f
     tiers = _tiers(dimensions, defaults) if zoom.tiered else []
     at, length, last = 0, zoom.coarse + 1, None
     if len(tiers) < 2:
-        yield _Span(at, at + length, "coarse", None, is_first=True)
+        yield _Span(at, at + length, "coarse", None, dimensions)
         at += length
     else:
-        for last in tiers:
-            end = at + int(min(length, _distinct(one for one in dimensions if one.tier == last)))
-            yield _Span(at, end, f"tier {last} coarse", last, is_first=True)
+        for numbers in tiers:
+            new, last = [one for one in dimensions if one.tier in numbers], numbers[-1]
+            end = at + int(min(length, _distinct(new)))
+            yield _Span(at, end, f"{_title(numbers)} coarse", last, new)
             at = end
     for fine in count(1):
-        yield _Span(at, at + length, f"fine {fine}", last, is_first=False)
+        yield _Span(at, at + length, f"fine {fine}", last, ())
         at, length = at + length, 2 * length
 
 
-def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> list[int]:
-    """Without those that later ones switch off at the defaults: all draws of such a tier would be the same."""
+def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> list[list[int]]:
+    """Those that are tuned together: each with the ones before it that the defaults of it and of later ones switch off.
+
+    All draws of such a tier alone would be the same.
+    """
+    together, off = list[list[int]](), list[int]()
     tiers = sorted({dimension.tier for dimension in dimensions})
-    frames = {tier: _frame(tier, dimensions, defaults) for tier in tiers}
-    return [
-        tier
-        for tier in tiers
-        if any(one.tier == tier and _may_be_active(one, frames[tier]) for one in dimensions) or tier == tiers[-1]
-    ]
+    for tier in tiers:
+        frame = _frame(tier, dimensions, defaults)
+        if any(one.tier == tier and _may_be_active(one, frame) for one in dimensions) or tier == tiers[-1]:
+            together.append([*off, tier])
+            off = []
+        else:
+            off.append(tier)
+    return together
+
+
+def _title(tiers: Sequence[int]) -> str:
+    return f"tier{'s' if len(tiers) > 1 else ''} {', '.join(map(str, tiers))}"
 
 
 def _may_be_active(dimension: Dimension, frame: Mapping[str, Interval]) -> bool:
@@ -422,8 +331,8 @@ def _pressed(dimension: Dimension, elites: Sequence[Entry], count: int) -> Edge 
 
 
 def _reason(span: _Span, elites: Sequence[Entry], ranked: int, *, narrows: bool) -> str:
-    is_tier = span.is_first and span.tier is not None
-    where = f"the parameters of tier {span.tier}" if is_tier else "the declared ranges"
+    is_tier = bool(span.new) and span.tier is not None
+    where = f"the parameters of {span.name.removesuffix(' coarse')}" if is_tier else "the declared ranges"
     if not narrows:
         return f"uniform over {where}"
     if not elites:

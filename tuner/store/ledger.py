@@ -310,9 +310,10 @@ def _study_id(storage: RDBStorage, name: str, metric: str, direction: str) -> in
 def _suggest(trial: Trial, name: str, dist: BaseDistribution) -> Value:
     """Define-by-run, one parameter at a time, so that any sampler meets conditions in the way it is made for."""
     if isinstance(dist, FloatDistribution):
-        return trial.suggest_float(name, dist.low, dist.high, log=dist.log, step=dist.step)
+        # A sampler may give 1 for 1.0.
+        return float(trial.suggest_float(name, dist.low, dist.high, log=dist.log, step=dist.step))
     if isinstance(dist, IntDistribution):
-        return trial.suggest_int(name, dist.low, dist.high, log=dist.log, step=dist.step)
+        return int(trial.suggest_int(name, dist.low, dist.high, log=dist.log, step=dist.step))
     if isinstance(dist, CategoricalDistribution):
         return trial.suggest_categorical(name, dist.choices)
     raise TypeError(f"{name}: {type(dist).__name__} is no distribution of Optuna's samplers")
