@@ -58,7 +58,8 @@ class SeededSequence(SeededPerTrial):
     """For a sampler whose draws are places of one sequence, which a seed scrambles: Optuna's QMCSampler.
 
     The sequence has the study's seed, and its place is in the study's system attributes. What is drawn besides it, because
-    it was not known when the sequence began, has a seed of its trial.
+    it was not known when the sequence began, has a seed of its trial. Optuna takes the parameters of the first trial that
+    has ended for the space, so that in a conditional one the sequence may begin anew while several trials train.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
