@@ -251,6 +251,18 @@ def test_a_tier_that_the_studys_own_values_switch_off_is_tuned_with_the_next_one
         assert stages[0].frame["mom"] == (0.0, 1.0)
 
 
+def test_what_the_studys_own_values_switch_off_takes_no_draws_of_its_tier():
+    """Three activations with an optimizer that has no momentum are three configurations."""
+    tiers = [
+        Dimension("mom", when=(("opt", (0.25,)),)),
+        Dimension.of_scale("act", Categorical(("relu", "gelu", "silu"))),
+        replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2),
+    ]
+    for unit, draws in ((0.75, 3), (0.25, 6)):
+        first = stages_until(0, (), spaced([]), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit})[0]
+        assert (first.name, first.ends_at) == ("tier 1 coarse", draws)
+
+
 def test_what_is_tuned_with_the_next_tier_counts_among_its_parameters():
     """Its draws are not those of the next one's two choices alone, and what the first of them show is no box for it."""
     tiers = [

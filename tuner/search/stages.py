@@ -222,7 +222,8 @@ def _spans(zoom: Zoom, dimensions: Sequence[Dimension], defaults: Mapping[str, f
     else:
         for numbers in tiers:
             new, last = [one for one in dimensions if one.tier in numbers], numbers[-1]
-            end = at + int(min(length, _distinct(new)))
+            frame = _frame(last, dimensions, defaults)
+            end = at + int(min(length, _distinct(one for one in new if _may_be_active(one, frame))))
             yield _Span(at, end, f"{_title(numbers)} coarse", last, new)
             at = end
     for fine in count(1):
