@@ -59,7 +59,7 @@ LR, NESTEROV = Parameter("x", LogUniform(0.001, 1), "module.x"), Parameter("x", 
         (GRID.replace("9", "10"), FINITE, ["search.draws.search_space.x", "got [10]", "low=1"]),
         (GRID.replace("9", "much"), FINITE, ["search.draws.search_space.x", "got ['much']"]),
         (GRID.replace("[1, ", "['1', true, 2.5, nan, 1.0, "), FINITE, ["x: has values", "got ['1', True, 2.5, nan]"]),
-        (GRID.replace("2, ", "'0.01', "), [LR], ["x: has values", "got ['0.01', 3, 4"]),
+        (GRID.replace("2, ", "'0.01', 0, -1, "), [LR], ["x: has values", "got ['0.01', 0, -1, 3, 4"]),
         (GRID.replace("2, ", "true, false, "), [NESTEROV], ["x: has values", "got [1, 3, 4"]),
     ],
 )

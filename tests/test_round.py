@@ -394,7 +394,7 @@ def test_a_tiered_round_with_many_workers_waits_for_a_tier_before_it_begins_the_
     assert len({params["batch_size"] for params in drawn[3:6]}) > 1
     assert len({params["pause"] for params in drawn[6:]}) == 6
     said = capsys.readouterr().out
-    assert "uniform over the parameters of tier 2, the earlier ones in the box of the 3 best of 3" in said
+    assert "uniform over tier 2 (batch_size), the earlier ones in the box of the 3 best of 3" in said
     assert "not tuned yet" not in said
 
 

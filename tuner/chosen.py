@@ -131,7 +131,10 @@ def _is_of(asked: BaseDistribution, value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or (isinstance(asked, IntDistribution) and value != int(value)):
         return False
-    return bool(asked._contains(asked.to_internal_repr(value)))  # noqa: SLF001 - Optuna has no public form of it
+    try:
+        return bool(asked._contains(asked.to_internal_repr(value)))  # noqa: SLF001 - Optuna has no public form of it
+    except ValueError:  # 0 on a logarithmic range
+        return False
 
 
 def _built_sampler(node: Mapping[str, Any]) -> BaseSampler:

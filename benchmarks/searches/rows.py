@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 _TABLE = (
     *(Path(__file__).with_name(f"{name}.py") for name in ("tables", "recorded")),
     *(_ROOT / "tuner" / name for name in ("config", "space.py")),
-    *(_ROOT / "tuner" / "search" / f"{name}.py" for name in ("distributions", "encoding", "stages")),
+    *(_ROOT / "tuner" / "search" / f"{name}.py" for name in ("distributions", "encoding", "dimensions")),
     _ROOT / "conf" / "study",
 )
 #: What the runs of each depend on, besides the table.

@@ -94,7 +94,7 @@ def test_what_rows_depend_on_is_known(search, bowl, monkeypatch):
     assert "rounds.py" in ours
     assert "baselines.py" in its
     assert all(
-        name in one for name in ("tables.py", "recorded.py", "stages.py", "study", "config") for one in (ours, its)
+        name in one for name in ("tables.py", "recorded.py", "dimensions.py", "study", "config") for one in (ours, its)
     )
     assert "chosen.py" not in its
     monkeypatch.undo()

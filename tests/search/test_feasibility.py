@@ -70,6 +70,17 @@ def test_what_fails_at_random_leaves_all_as_likely():
     assert found.min() > math.log(0.6)
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_where_most_fails_at_random_hardly_anything_is_too_unlikely(seed):
+    """Else it would be drawn where least is known, and not where it is good. Some chances do look like a rule."""
+    points = scattered(60)
+    fails = np.random.default_rng(seed).random(60) < 0.6
+    found = log_likely(
+        history_of([(point, 0 if bad else 3, 3) for point, bad in zip(points, fails, strict=True)]), (X, Y), points
+    )
+    assert np.mean(found < math.log(0.1)) < 0.2
+
+
 def test_a_failure_by_chance_on_the_way_to_full_length_leaves_all_as_likely():
     """Nothing else has come as far, and the good ones, which go further, meet more chances than the others."""
     early = [(point, 3, 3) for point in scattered(10)]

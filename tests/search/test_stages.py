@@ -157,9 +157,9 @@ def test_each_tier_begins_with_a_coarse_stage_in_the_box_of_the_earlier_ones():
     assert second.elites
     assert all(number < 6 for number in second.elites)
     assert [stage.box["lr"][1] - stage.box["lr"][0] < 0.8 for stage in stages] == [False, True, True, True, True]
-    assert first.reason == "uniform over the parameters of tier 1"
+    assert first.reason == "uniform over tier 1 (lr)"
     box = "box of the 4 best of 6 trials at epoch 13, margin 0.1 of the width + 0.03"
-    assert second.reason == f"uniform over the parameters of tier 2, the earlier ones in the {box}"
+    assert second.reason == f"uniform over tier 2 (mom), the earlier ones in the {box}"
     assert stages[3].reason.startswith("box of the 4 best of 18")
     assert [stage.is_coarse for stage in stages] == [True, True, True, False, False]
 
@@ -241,40 +241,34 @@ def test_how_few_a_tier_has_does_not_depend_on_the_earlier_ones(first, starts):
     assert [stage.starts_at for stage in stages] == starts
 
 
-def test_a_tier_that_the_studys_own_values_switch_off_is_tuned_with_the_next_one():
-    of_sgd = Dimension("mom", when=(("opt", (0.25,)),))
-    for unit, names in ((0.75, ["tiers 1, 2 coarse", "tier 3 coarse"]), (0.25, ["tier 1 coarse", "tier 2 coarse"])):
-        opt = replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2)
-        tiers = [of_sgd, opt, Dimension("lr", tier=2), Dimension("wd", tier=3)]
-        stages = stages_until(7, (), spaced([0.5] * 6), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit})
-        assert [stage.name for stage in stages] == names
-        assert stages[0].frame["mom"] == (0.0, 1.0)
+OF_SGD = {"when": (("opt", (0.25,)),)}
+OPT = Dimension.of_scale("opt", Categorical(("sgd", "adam")))
+ACT = Dimension.of_scale("act", Categorical(("relu", "gelu", "silu")))
+TWO_TIERS = [Dimension("mom", **OF_SGD), replace(OPT, tier=2), Dimension("lr", tier=2)]
+BESIDE = [Dimension("mom", **OF_SGD), ACT, replace(OPT, tier=2)]
+LATER = [Dimension("mom", **OF_SGD), Dimension("lr", tier=2), replace(OPT, tier=3)]
+CHAIN = [Dimension("nesterov", when=(("mom", (0.5,)),)), replace(OPT, tier=2), Dimension("mom", tier=2, **OF_SGD)]
 
 
-def test_what_the_studys_own_values_switch_off_takes_no_draws_of_its_tier():
-    """Three activations with an optimizer that has no momentum are three configurations."""
-    tiers = [
-        Dimension("mom", when=(("opt", (0.25,)),)),
-        Dimension.of_scale("act", Categorical(("relu", "gelu", "silu"))),
-        replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2),
-    ]
-    for unit, draws in ((0.75, 3), (0.25, 6)):
-        first = stages_until(0, (), spaced([]), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit})[0]
-        assert (first.name, first.ends_at) == ("tier 1 coarse", draws)
-
-
-def test_what_is_tuned_with_the_next_tier_counts_among_its_parameters():
-    """Its draws are not those of the next one's two choices alone, and what the first of them show is no box for it."""
-    tiers = [
-        Dimension("mom", when=(("opt", (0.25,)),)),
-        replace(Dimension.of_scale("opt", Categorical(("sgd", "adam"))), tier=2),
-        Dimension("wd", tier=3),
-    ]
-    first, second = stages_until(6, (), spaced([0.5] * 6), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": 0.75})
-    assert (first.name, first.ends_at, first.tiers) == ("tiers 1, 2 coarse", 6, (1, 2))
-    assert first.reason == "uniform over the parameters of tiers 1, 2"
-    assert first.box["mom"] == (0.0, 1.0)
-    assert (second.name, second.tiers) == ("tier 3 coarse", (3,))
+@pytest.mark.parametrize(
+    ("tiers", "own", "stages"),
+    [
+        (TWO_TIERS, "sgd", [("tier 1 coarse", 6, ("mom",)), ("tier 2 coarse", 12, ("opt", "lr"))]),
+        (TWO_TIERS, "adam", [("coarse", 6, ("mom", "opt", "lr"))]),
+        (BESIDE, "sgd", [("tier 1 coarse", 6, ("mom", "act")), ("tier 2 coarse", 8, ("opt",))]),
+        (BESIDE, "adam", [("tier 1 coarse", 3, ("act",)), ("tier 2 coarse", 9, ("mom", "opt"))]),
+        (LATER, "adam", [("tier 2 coarse", 6, ("lr",)), ("tier 3 coarse", 12, ("mom", "opt"))]),
+        (CHAIN, "adam", [("coarse", 6, ("nesterov", "opt", "mom"))]),
+    ],
+)
+def test_what_the_studys_own_values_switch_off_is_tuned_once_it_can_be_active(tiers, own, stages):
+    """It counts among what is new then, for the draws too; a tier that nothing else is of has no stage."""
+    unit = {"sgd": 0.25, "adam": 0.75}[own]
+    made = stages_until(
+        stages[-1][1] - 1, (), spaced([0.5] * 12), tiers, zoom=Zoom(5, tiered=True), defaults={"opt": unit}
+    )
+    assert [(stage.name, stage.ends_at, stage.new) for stage in made] == stages
+    assert all(made[-1].box[name] == (0.0, 1.0) for name in stages[-1][2])
 
 
 @pytest.mark.parametrize(

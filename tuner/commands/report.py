@@ -72,7 +72,8 @@ def summary(
     output.put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
     for stage in stages:
         output.put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
-    if fixed := [name for name, (low, high) in (stages[-1].frame if stages else {}).items() if low == high]:
+    tuned = {name for stage in stages for name in stage.new}
+    if fixed := [name for name in (stages[-1].frame if tuned else ()) if name not in tuned]:
         output.put(
             f"  not tuned yet: {', '.join(fixed)}, because the round ended before their tier began;"
             " it goes on from here with a larger budget"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from tuner.search.dimensions import FREE, SAME, Dimension
 from tuner.search.encoding import Encoding
-from tuner.search.history import Entry, History, State
-from tuner.search.stages import Stage, inside
+from tuner.search.history import History, State
+from tuner.search.stages import Stage, able_to_be_active, inside
 
 Array = NDArray[np.float64]
 
@@ -57,15 +56,14 @@ class Avoided:
         memory = tuple(place for place, dimension in enumerate(dimensions) if dimension.memory)
         same = tuple(place for place, one in enumerate(dimensions) if learns and not one.ordered and not one.memory)
         limits, choices = _limits(history, encoding, memory, same)
-        free = tuple(place for place, one in enumerate(dimensions) if _is_free(stage, one))
-        since = 0
-        of_tier = tuple(place for place in free if dimensions[place].tier in stage.tiers)
-        if _discrete(encoding, of_tier) and not _discrete(encoding, free):
-            free, since = of_tier, stage.starts_at
-        drawn = _without_continua(
-            inside([entry for entry in history if entry.number >= since], stage.frame), encoding, free
-        )
-        return cls(encoding, memory, same, limits, choices, free, frozenset(drawn))
+        able = able_to_be_active(dimensions, stage.frame)
+        free = tuple(place for place, one in enumerate(dimensions) if _is_free(stage, one) and one.name in able)
+        new = tuple(place for place in free if dimensions[place].name in stage.new)
+        if _discrete(encoding, new) and not _discrete(encoding, free):
+            return cls(
+                encoding, memory, same, limits, choices, new, _drawn(history, stage, encoding, new, stage.starts_at)
+            )
+        return cls(encoding, memory, same, limits, choices, free, _drawn(history, stage, encoding, free))
 
     @property
     def digest(self) -> bytes:
@@ -116,13 +114,16 @@ def _discrete(encoding: Encoding, places: tuple[int, ...]) -> bool:
     return bool(places) and all(encoding.dimensions[place].cells for place in places)
 
 
-def _without_continua(entries: Sequence[Entry], encoding: Encoding, free: tuple[int, ...]) -> list[bytes]:
-    """Keys of those that have no free continuum; of one that is to be drawn its key says that it has none either."""
+def _drawn(
+    history: History, stage: Stage, encoding: Encoding, free: tuple[int, ...], since: int = 0
+) -> frozenset[bytes]:
+    """Keys of what has no free continuum; of a candidate its key says that it has none either."""
     continua = [place for place in free if not encoding.dimensions[place].cells]
     if not free or any(not encoding.dimensions[place].when for place in continua):
-        return []  # all have one; there may be thousands
-    units = encoding.matrix([entry.point for entry in entries if entry.point])
-    return _keys(units[np.isnan(units[:, continua]).all(axis=1)][:, free])
+        return frozenset()  # all have one; there may be thousands
+    entries = inside([entry for entry in history if entry.number >= since and entry.point], stage.frame)
+    units = encoding.matrix([entry.point for entry in entries])
+    return frozenset(_keys(units[np.isnan(units[:, continua]).all(axis=1)][:, free]))
 
 
 def _keys(units: Array) -> list[bytes]:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: What is less likely than this to be trained to its end is drawn only where nothing else is left. Without it the product
-#: with the improvement goes on into what fails for as long as the improvement there is large enough.
+#: What is less likely to be trained to its end than this share of the likeliest is drawn only where nothing else is left.
+#: Without it the product with the improvement goes on into what fails for as long as the improvement there is large enough.
 LEAST = 0.5
-PENALTY = 1e3  # for each unit below; larger than any difference of logarithms that is left to decide
+PENALTY = 1e3  # for each unit below; larger than the differences of logarithms that are usually left to decide
 #: Rows of the model: it is fitted again whenever a failure is new, and a worker waits for it.
 MOST = 96
 #: Variance of chance: any configuration may fail, or be trained, for once.
@@ -68,15 +68,20 @@ class Feasibility:
         hyper = cache.fitted(x, y, encoding.groups)
         self._noise = max(hyper.noise, CHANCE / self._deviation**2)
         self._posterior = Posterior(x, y, hyper, encoding.groups)
+        # On a machine that fails most of what it trains nothing is likely, and the likeliest is no worse for that.
+        self._least = LEAST * math.exp(self._log_likely(x).max())
         self.digest = digest_of(x, y, hyper)
 
     def __call__(self, units: Array) -> Array:
-        """For coordinates of shape (n, dimensions); shape (n,). Far below nought where it is less likely than not."""
+        """For coordinates of shape (n, dimensions); shape (n,). Far below nought where it is too unlikely."""
+        log_likely = self._log_likely(self._inputs(self._encoding.without_inactive(units)))
+        return np.asarray(log_likely - PENALTY * np.maximum(self._least - np.exp(log_likely), 0.0))
+
+    def _log_likely(self, x: Array) -> Array:
         from scipy.special import log_ndtr  # noqa: PLC0415
 
-        mean, variance = self._posterior.predict(self._inputs(self._encoding.without_inactive(units)))
-        log_likely = log_ndtr((mean + 0.5 / self._deviation) / np.sqrt(variance + self._noise))
-        return np.asarray(log_likely - PENALTY * np.maximum(LEAST - np.exp(log_likely), 0.0))
+        mean, variance = self._posterior.predict(x)
+        return np.asarray(log_ndtr((mean + 0.5 / self._deviation) / np.sqrt(variance + self._noise)))
 
     def _inputs(self, units: Array) -> Array:
         return self._encoding.encoded(units, np.full(len(units), self._encoding.epochs))

@@ -126,8 +126,8 @@ class Screen:
     al. 2010, "Kriging is well-suited to parallelize optimization", the believer), so that parallel draws differ;
     diverged ones as the worst value. What ran out of memory rules out what is not smaller (`Avoided`), and everything
     counts for less by how likely it is to fail (`Feasibility`). Without two values to learn from the best candidate is
-    `zoomed`, and all are expected to be alike. Where everything is discrete, and the space is known, nothing is drawn
-    twice while something else is easily found.
+    `zoomed`, and all are expected to be alike. Where everything is discrete or switched off, and the space is known,
+    nothing is drawn twice while something else is easily found.
 
     Args:
         history: the trials so far.

@@ -7,7 +7,6 @@ box, and the box with its evidence can be recorded. How a point is drawn within 
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +40,7 @@ class Stage:
 
     Attributes:
         number: running number in the round.
-        name: "coarse", or "tier 1 coarse", "tiers 2, 3 coarse", …; then "fine 1", "fine 2", ….
+        name: "coarse", or "tier 1 coarse", "tier 2 coarse", …; then "fine 1", "fine 2", ….
         starts_at: index of its first draw.
         ends_at: index of the first draw that is not its own any more.
         frame: where a dimension may go at all; a fixed one is collapsed to a point.
@@ -49,6 +48,7 @@ class Stage:
         elites: trials that the box was made from, best first.
         reason: why the box is what it is, for people.
         pressed: edges of the declared range that the elites press against.
+        new: parameters that no stage before could tune.
     """
 
     number: int
@@ -60,16 +60,12 @@ class Stage:
     elites: tuple[int, ...] = ()
     reason: str = ""
     pressed: tuple[Edge, ...] = ()
+    new: tuple[str, ...] = ()
 
     @property
     def is_coarse(self) -> bool:
         """Whether it draws uniformly in its box, without asking a model."""
         return self.name.endswith("coarse")
-
-    @property
-    def tiers(self) -> tuple[int, ...]:
-        """The tiers that it is the coarse stage of; none where a stage is of no tier, or of all."""
-        return tuple(map(int, re.findall(r"\d+", self.name))) if self.is_coarse else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -78,6 +74,7 @@ class Stage:
             "box": {name: list(interval) for name, interval in self.box.items()},
             "elites": list(self.elites),
             "pressed": [asdict(edge) for edge in self.pressed],
+            "new": list(self.new),
         }
 
     @classmethod
@@ -93,6 +90,7 @@ class Stage:
             elites=tuple(record["elites"]),
             reason=record["reason"],
             pressed=tuple(Edge(**edge) for edge in record["pressed"]),
+            new=tuple(record.get("new", ())),  # a round may have been begun before that was told
         )
 
 
@@ -180,7 +178,7 @@ class _Span:
     ends_at: int
     name: str
     tier: int | None  # the last one that is free; None: there are no tiers
-    new: Sequence[Dimension]  # that no stage before had free
+    new: Sequence[Dimension]  # that no stage before could tune
 
 
 def _next_stage(
@@ -209,7 +207,8 @@ def _next_stage(
         box |= {one.name: _agreed(one, free[one.name]) for one in seen if not one.ordered}
     numbers = tuple(entry.number for entry in elites)
     reason = _reason(span, elites, len(ranked), narrows=bool(seen))
-    return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed)
+    new = tuple(dimension.name for dimension in span.new)
+    return Stage(len(known), span.name, span.starts_at, span.ends_at, frame, box, numbers, reason, pressed, new)
 
 
 def _spans(zoom: Zoom, dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> Iterator[_Span]:
@@ -220,43 +219,48 @@ def _spans(zoom: Zoom, dimensions: Sequence[Dimension], defaults: Mapping[str, f
         yield _Span(at, at + length, "coarse", None, dimensions)
         at += length
     else:
-        for numbers in tiers:
-            new, last = [one for one in dimensions if one.tier in numbers], numbers[-1]
-            frame = _frame(last, dimensions, defaults)
-            end = at + int(min(length, _distinct(one for one in new if _may_be_active(one, frame))))
-            yield _Span(at, end, f"{_title(numbers)} coarse", last, new)
+        for last, new in tiers:
+            end = at + int(min(length, _distinct(new)))
+            yield _Span(at, end, f"tier {last} coarse", last, new)
             at = end
     for fine in count(1):
         yield _Span(at, at + length, f"fine {fine}", last, ())
         at, length = at + length, 2 * length
 
 
-def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> list[list[int]]:
-    """Those that are tuned together: each with the ones before it that the defaults of it and of later ones switch off.
+def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> list[tuple[int, list[Dimension]]]:
+    """Each tier with what can be tuned from then on.
 
-    All draws of such a tier alone would be the same.
+    What the defaults of later tiers switch off waits for the tier that its switch is of. A tier that nothing is left of is
+    left out: all of its draws would be the same.
     """
-    together, off = list[list[int]](), list[int]()
-    tiers = sorted({dimension.tier for dimension in dimensions})
-    for tier in tiers:
-        frame = _frame(tier, dimensions, defaults)
-        if any(one.tier == tier and _may_be_active(one, frame) for one in dimensions) or tier == tiers[-1]:
-            together.append([*off, tier])
-            off = []
-        else:
-            off.append(tier)
-    return together
+    tiers, waiting = list[tuple[int, list[Dimension]]](), list(dimensions)
+    for tier in sorted({dimension.tier for dimension in dimensions}):
+        active = able_to_be_active(dimensions, _frame(tier, dimensions, defaults))
+        new = [one for one in waiting if one.tier <= tier and one.name in active]
+        waiting = [one for one in waiting if one not in new]
+        if new:
+            tiers.append((tier, new))
+    return tiers
 
 
-def _title(tiers: Sequence[int]) -> str:
-    return f"tier{'s' if len(tiers) > 1 else ''} {', '.join(map(str, tiers))}"
+def able_to_be_active(dimensions: Sequence[Dimension], frame: Mapping[str, Interval]) -> frozenset[str]:
+    """Names of those that some point of a frame has; a dimension that the frame does not name is free."""
+    names = {dimension.name for dimension in dimensions}
+    while True:
+        able = {
+            one.name
+            for one in dimensions
+            if one.name in names and all(name in names and _allows(frame, name, units) for name, units in one.when)
+        }
+        if able == names:
+            return frozenset(able)
+        names = able
 
 
-def _may_be_active(dimension: Dimension, frame: Mapping[str, Interval]) -> bool:
-    return all(
-        _is_free(frame[name]) or any(abs(frame[name][0] - unit) < SAME for unit in allowed)
-        for name, allowed in dimension.when
-    )
+def _allows(frame: Mapping[str, Interval], name: str, units: Sequence[float]) -> bool:
+    low, high = frame.get(name, FREE)
+    return low < high or any(abs(low - unit) < SAME for unit in units)
 
 
 def _distinct(dimensions: Iterable[Dimension]) -> float:
@@ -332,8 +336,9 @@ def _pressed(dimension: Dimension, elites: Sequence[Entry], count: int) -> Edge 
 
 
 def _reason(span: _Span, elites: Sequence[Entry], ranked: int, *, narrows: bool) -> str:
-    is_tier = bool(span.new) and span.tier is not None
-    where = f"the parameters of {span.name.removesuffix(' coarse')}" if is_tier else "the declared ranges"
+    is_tier = span.tier is not None and bool(span.new)
+    names = ", ".join(dimension.name for dimension in span.new)
+    where = f"tier {span.tier} ({names})" if is_tier else "the declared ranges"
     if not narrows:
         return f"uniform over {where}"
     if not elites:
