@@ -61,13 +61,12 @@ def measure(race: Race, names: Sequence[str], seeds: int) -> Results:
     for seed in range(seeds):
         turn = seed % len(names)
         runs.append(race.go([*names[turn:], *names[:turn]], seed))
-    # Not timed, so they may run side by side.
+    recommended = [{name: race.recommended(run) for name, run in by.items()} for by in runs]
+    # Not timed, so they may run side by side. Those that share their first draws may recommend the same.
+    different = [*dict.fromkeys(one for by in recommended for one in by.values() if one)]
     with ThreadPoolExecutor(race.slots) as pool:
-        jobs = [
-            {name: pool.submit(race.tested, name, seed, run) for name, run in by.items()}
-            for seed, by in enumerate(runs)
-        ]
-        tests = [{name: job.result() for name, job in by.items()} for by in jobs]
+        found = dict(zip(different, pool.map(race.tested, different), strict=True))
+    tests = [{name: found.get(one, []) for name, one in by.items()} for by in recommended]
     return Results(race, runs, tests, [*race.remarks(names, seeds)])
 
 

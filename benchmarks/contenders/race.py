@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -264,19 +265,21 @@ class Race:
         ]
         return together(commands, folder, self.seconds + STUCK_S, seen)[0]
 
-    def tested(self, name: str, seed: int, run: Run) -> list[float]:
-        """Test values of what was recommended, trained afresh; the same seeds and the same code for all."""
-        if run.values is None:
-            return []
-        file = self.keep / f"{name}-{seed}-test.json"
-        overrides = self.study.nodes.overrides(run.values, self.study.space)
+    def recommended(self, run: Run) -> tuple[str, ...]:
+        """Overrides of the configuration that a run recommends; none where it recommends nothing."""
+        return () if run.values is None else tuple(self.study.nodes.overrides(run.values, self.study.space))
+
+    def tested(self, overrides: Sequence[str]) -> list[float]:
+        """Test values of a configuration, trained afresh; the same seeds and the same code whoever recommends it."""
+        named = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
+        file = self.keep / f"test-{named}.json"
         code = {**product_files(), "benchmarks": digest_of(BENCHMARKS / "first_run.py"), **versions_in(sys.executable)}
         kept = _read(file)
         found: list[float] = kept.get("found", [])[: self.fresh]
-        if len(found) < self.fresh or (kept.get("code"), kept.get("overrides")) != (code, overrides):
+        if len(found) < self.fresh or kept.get("code") != code:
             found = test_accuracies([*self.words, *overrides], self.fresh)
-            write(file, {"code": code, "overrides": overrides, "found": found})
-        note(f"{self.study.name}, {name}, seed {seed}: test {', '.join(f'{value:.4f}' for value in found)}")
+            write(file, {"code": code, "overrides": list(overrides), "found": found})
+        note(f"{self.study.name}, test {', '.join(f'{value:.4f}' for value in found)} of {' '.join(overrides)}")
         return found
 
 

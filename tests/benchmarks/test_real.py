@@ -32,10 +32,18 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def bench(monkeypatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import figures
+    import real
     from contenders import curves, optuna_study, problem, race, record, results
 
     return SimpleNamespace(
-        curves=curves, figures=figures, optuna=optuna_study, problem=problem, race=race, record=record, results=results
+        curves=curves,
+        figures=figures,
+        optuna=optuna_study,
+        problem=problem,
+        race=race,
+        real=real,
+        record=record,
+        results=results,
     )
 
 
@@ -315,14 +323,28 @@ def test_a_recommendation_is_trained_afresh_once(bench, race, monkeypatch):
     trained = []
     monkeypatch.setattr(bench.race, "test_accuracies", lambda words, fresh: trained.append(words) or [0.5] * fresh)
     run = bench.curves.Run.of_log(LINES, 100.0, 10.0)
-    other = replace(run, values={**run.values, "lr": 0.2})
-    bench.race.write(race.keep / "tuner-0-test.json", {"overrides": ["module.optimizer.lr=0.1"], "found": [0.9]})
-    assert race.tested("tuner", 0, run) == race.tested("tuner", 0, run) == [0.5]
-    assert len(trained) == 1, "the kept one is of other code"
-    assert race.tested("tuner", 0, other) == [0.5]
-    assert len(trained) == 2, "what is recommended has changed"
-    assert replace(race, fresh=2).tested("tuner", 0, other) == [0.5, 0.5]
-    assert race.tested("tuner", 0, other) == [0.5], "as many as of the others"
+    one, other = (race.recommended(replace(run, values={**run.values, "lr": lr})) for lr in (0.1, 0.2))
+    assert race.tested(one) == race.tested(one) == [0.5]
+    assert len(trained) == 1
+    assert race.tested(other) == [0.5]
+    assert len(trained) == 2, "another configuration"
+    assert replace(race, fresh=2).tested(other) == [0.5, 0.5]
+    assert race.tested(other) == [0.5], "as many as of the others"
+    monkeypatch.setattr(bench.race, "product_files", lambda: {"tuner": "of another version"})
+    assert race.tested(one) == [0.5]
+    assert len(trained) == 4, "the kept one is of other code"
+
+
+def test_what_several_recommend_is_trained_afresh_once_and_nothing_where_nothing_is(bench, race, monkeypatch):
+    run = bench.curves.Run.of_log(LINES, 100.0, 10.0)
+    runs = [{"tuner": run, "optuna-gp": run}, {"tuner": replace(run, values=None), "optuna-gp": run}]
+    trained = []
+    monkeypatch.setattr(bench.race, "test_accuracies", lambda words, fresh: trained.append(words) or [0.5] * fresh)
+    monkeypatch.setattr(bench.race.Race, "go", lambda self, names, seed: runs[seed])
+    monkeypatch.setattr(bench.race.Race, "remarks", lambda *given: iter(()))
+    results = bench.real.measure(race, NAMES, 2)
+    assert list(results.tests) == [{"tuner": [0.5], "optuna-gp": [0.5]}, {"tuner": [], "optuna-gp": [0.5]}]
+    assert len(trained) == 1
 
 
 def test_tables_and_figure_of_two_seeds(bench, tmp_path):
