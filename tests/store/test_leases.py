@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -257,6 +258,11 @@ def _stop_between_transactions(pid, url):
         os.kill(pid, signal.SIGSTOP)
         if not url.startswith("sqlite"):
             return
+        # A thread that is in a system call ends it first, and may be given the lock by it.
+        while any(
+            stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+        ):
+            time.sleep(0.01)
         with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(url[10:], timeout=0.3) as connection:
             connection.execute("BEGIN IMMEDIATE")
             return
