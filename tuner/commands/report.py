@@ -73,6 +73,7 @@ def summary(
     for stage in stages:
         output.put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
     tuned = {name for stage in stages for name in stage.new}
+    # A round that was begun by an earlier version does not tell.
     if fixed := [name for name in (stages[-1].frame if tuned else ()) if name not in tuned]:
         output.put(
             f"  not tuned yet: {', '.join(fixed)}, because the round ended before their tier began;"

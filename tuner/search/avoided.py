@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.search.dimensions import FREE, SAME, Dimension
+from tuner.search.dimensions import SAME
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, State
-from tuner.search.stages import Stage, able_to_be_active, inside
+from tuner.search.stages import Stage, inside, tunable
 
 Array = NDArray[np.float64]
 
@@ -56,14 +56,13 @@ class Avoided:
         memory = tuple(place for place, dimension in enumerate(dimensions) if dimension.memory)
         same = tuple(place for place, one in enumerate(dimensions) if learns and not one.ordered and not one.memory)
         limits, choices = _limits(history, encoding, memory, same)
-        able = able_to_be_active(dimensions, stage.frame)
-        free = tuple(place for place, one in enumerate(dimensions) if _is_free(stage, one) and one.name in able)
+        able = tunable(dimensions, stage.frame)
+        free = tuple(place for place, one in enumerate(dimensions) if one.name in able)
         new = tuple(place for place in free if dimensions[place].name in stage.new)
+        since = 0
         if _discrete(encoding, new) and not _discrete(encoding, free):
-            return cls(
-                encoding, memory, same, limits, choices, new, _drawn(history, stage, encoding, new, stage.starts_at)
-            )
-        return cls(encoding, memory, same, limits, choices, free, _drawn(history, stage, encoding, free))
+            free, since = new, stage.starts_at
+        return cls(encoding, memory, same, limits, choices, free, _drawn(history, stage, encoding, free, since))
 
     @property
     def digest(self) -> bytes:
@@ -105,18 +104,11 @@ def _reach(sizes: Array, choices: Array, limits: Array, its_choices: Array) -> N
     return np.asarray(as_large & np.all(np.abs(chosen[:, None, :] - limited[None, :, :]) < SAME, axis=2))
 
 
-def _is_free(stage: Stage, dimension: Dimension) -> bool:
-    low, high = stage.frame.get(dimension.name, FREE)
-    return low < high
-
-
 def _discrete(encoding: Encoding, places: tuple[int, ...]) -> bool:
     return bool(places) and all(encoding.dimensions[place].cells for place in places)
 
 
-def _drawn(
-    history: History, stage: Stage, encoding: Encoding, free: tuple[int, ...], since: int = 0
-) -> frozenset[bytes]:
+def _drawn(history: History, stage: Stage, encoding: Encoding, free: tuple[int, ...], since: int) -> frozenset[bytes]:
     """Keys of what has no free continuum; of a candidate its key says that it has none either."""
     continua = [place for place in free if not encoding.dimensions[place].cells]
     if not free or any(not encoding.dimensions[place].when for place in continua):

@@ -234,33 +234,32 @@ def _tiers(dimensions: Sequence[Dimension], defaults: Mapping[str, float]) -> li
     What the defaults of later tiers switch off waits for the tier that its switch is of. A tier that nothing is left of is
     left out: all of its draws would be the same.
     """
-    tiers, waiting = list[tuple[int, list[Dimension]]](), list(dimensions)
+    tiers, known = list[tuple[int, list[Dimension]]](), frozenset[str]()
     for tier in sorted({dimension.tier for dimension in dimensions}):
-        active = able_to_be_active(dimensions, _frame(tier, dimensions, defaults))
-        new = [one for one in waiting if one.tier <= tier and one.name in active]
-        waiting = [one for one in waiting if one not in new]
-        if new:
+        now = tunable(dimensions, _frame(tier, dimensions, defaults))
+        if new := [one for one in dimensions if one.name in now - known]:
             tiers.append((tier, new))
+        known |= now
     return tiers
 
 
-def able_to_be_active(dimensions: Sequence[Dimension], frame: Mapping[str, Interval]) -> frozenset[str]:
-    """Names of those that some point of a frame has; a dimension that the frame does not name is free."""
-    names = {dimension.name for dimension in dimensions}
+def tunable(dimensions: Sequence[Dimension], frame: Mapping[str, Interval]) -> frozenset[str]:
+    """Names of those that a frame leaves free and that some point of it has; what it does not name is free."""
+    active = {dimension.name for dimension in dimensions}
     while True:
         able = {
             one.name
             for one in dimensions
-            if one.name in names and all(name in names and _allows(frame, name, units) for name, units in one.when)
+            if one.name in active and all(name in active and _allows(frame, name, units) for name, units in one.when)
         }
-        if able == names:
-            return frozenset(able)
-        names = able
+        if able == active:
+            return frozenset(name for name in able if _is_free(frame.get(name, FREE)))
+        active = able
 
 
 def _allows(frame: Mapping[str, Interval], name: str, units: Sequence[float]) -> bool:
-    low, high = frame.get(name, FREE)
-    return low < high or any(abs(low - unit) < SAME for unit in units)
+    interval = frame.get(name, FREE)
+    return _is_free(interval) or any(abs(interval[0] - unit) < SAME for unit in units)
 
 
 def _distinct(dimensions: Iterable[Dimension]) -> float:
