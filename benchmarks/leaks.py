@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from figures import filled, heading, note, parser, plot_file, positive_int, shor
 FIRST, FIRST_OF_FEW = (15, 25), (11, 20)
 LAST = 10
 MOST_GROWTH = 0.05
+#: How long a process that has ended a training may take to close what it has let go of: a thread of a loader, and its
+#: pipe, which end by themselves. The next training does not begin before.
+CLOSING_S = 2.0
 
 IMAGES = '''\
 """Random images, in a DataLoader with processes of its own."""
@@ -86,6 +90,20 @@ class Usage:
             _children(pid),
         )
 
+    def has_no_more_than(self, before: Usage) -> bool:
+        """Leaving the memory out, which is not given back at once."""
+        return self.files <= before.files and self.threads <= before.threads and self.children <= before.children
+
+    @classmethod
+    def settled(cls, pid: int, before: Usage | None) -> Usage:
+        """Of a process that has ended a training, as soon as it has no more than before it; at last as it is."""
+        end = time.monotonic() + CLOSING_S
+        found = cls.of(pid)
+        while before is not None and not found.has_no_more_than(before) and time.monotonic() < end:
+            time.sleep(0.02)
+            found = cls.of(pid)
+        return found
+
 
 def _children(pid: int) -> int:
     found = 0
@@ -127,7 +145,8 @@ class Watched:
         for worker, event in found:
             if isinstance(event, Ended):
                 pid = int(self._launcher.describe(worker).rpartition(":")[2])
-                self._samples.append(Sample(Usage.of(pid), Usage.of(os.getpid()), self._gpu()))
+                before = self._samples[-1].worker if self._samples else None
+                self._samples.append(Sample(Usage.settled(pid, before), Usage.of(os.getpid()), self._gpu()))
                 if len(self._samples) % 20 == 0:
                     note(f"{len(self._samples)} trainings, {self._samples[-1].worker}")
         return found
@@ -209,7 +228,7 @@ class Trend:
         if not self.must_stay:
             return self.last > self.first * (1 + MOST_GROWTH)
         after = self.values[self.window[0] - 1 :]
-        # What is gone at the next look was closing: a thread of a loader, and its pipe.
+        # What is gone at the next look was closing, on a machine too busy for it to be done in `CLOSING_S`.
         stayed = [min(pair) for pair in itertools.pairwise(after)]
         return max(stayed) > min(after)
 

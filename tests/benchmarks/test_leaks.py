@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +52,25 @@ def test_files_children_and_threads_of_a_process_are_counted(leaks):
         assert now.memory_mib > 5
     finally:
         child.communicate(b"\n")
+
+
+def test_a_process_is_given_time_to_close_what_it_has_let_go_of(leaks):
+    before = leaks.Usage.of(os.getpid())
+    begun = time.monotonic()
+    closing = threading.Thread(target=time.sleep, args=(0.3,))
+    closing.start()
+    assert leaks.Usage.of(os.getpid()).threads == before.threads + 1
+    settled = leaks.Usage.settled(os.getpid(), before)
+    closing.join()
+    assert settled.threads == before.threads
+    assert time.monotonic() - begun < leaks.CLOSING_S
+
+
+def test_what_a_process_keeps_is_seen_when_its_time_to_close_is_over(leaks, monkeypatch):
+    monkeypatch.setattr(leaks, "CLOSING_S", 0.1)
+    before = leaks.Usage.of(os.getpid())
+    with Path(__file__).open():
+        assert leaks.Usage.settled(os.getpid(), before).files == before.files + 1
 
 
 @pytest.mark.slow
