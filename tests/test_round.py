@@ -52,6 +52,28 @@ def test_a_round_pauses_promotes_and_crowns_the_best(workdir, capsys):
     assert ended[0].params["lr"] == 0.1, "trial 0 has the study's own values"
 
 
+def test_the_studys_own_values_are_trained_in_full_whatever_they_show_at_the_rungs(workdir, capsys):
+    words = ["search.trials=9", "module.lr=0.001"]  # the worst of the range
+    assert tune(workdir, *words) == 0
+    own, *others = trials(workdir)
+    assert own.state.name == "COMPLETE"
+    assert [epoch for epoch, _, _ in own.user_attrs["readings"]] == [1, 2, 4], "and it is read at the rungs"
+    assert own.value == max(trial.value for trial in [own, *others] if trial.state.name == "COMPLETE")
+    out = capsys.readouterr().out
+    assert f"the study's own values: val/loss={own.value:.4g} (trial 0)" in out
+    assert tune(workdir, *words, "pruner.baseline=false") == 0
+    assert trials(workdir, "line-2")[0].state.name == "PRUNED"
+    assert "the study's own values: pruned, not among the best at epoch 1 (trial 0)" in capsys.readouterr().out
+
+
+def test_a_first_trial_that_does_not_have_the_studys_own_values_is_a_draw_like_the_others(workdir, capsys):
+    assert tune(workdir, "search.trials=9", "module.lr=0.9", "seed=1") == 0
+    shown = capsys.readouterr()
+    assert "Trial 0 is a draw like the others" in shown.err
+    assert "the study's own values:" not in shown.out
+    assert [epoch for epoch, _, _ in trials(workdir)[0].user_attrs["readings"]] != [1, 2, 4]
+
+
 def test_a_second_call_answers_without_training_and_a_larger_budget_does_the_difference(workdir, capsys):
     tune(workdir, "search.trials=4")
     first, trained = facts(workdir), (workdir / "epochs.txt").read_text()
@@ -91,10 +113,10 @@ def test_a_round_that_is_out_of_time_goes_on_when_it_is_given_more(workdir, monk
     with monkeypatch.context() as patched:
         patched.setattr(Round, "_is_out_of_time", lambda self: len(self.history) >= 3)
         patched.setattr("tuner.round.TICK_S", 0.02)
-        assert tune(workdir, "search.trials=6", "module.pause_s=0.05") == 1
+        assert tune(workdir, "search.trials=6", "module.pause_s=0.05") == 0
         assert outcomes(workdir)[2] == "interrupted"
         trained = (workdir / "epochs.txt").read_text()
-        assert tune(workdir, "search.trials=6", "search.timeout=9", "module.pause_s=0.05") == 1
+        assert tune(workdir, "search.trials=6", "search.timeout=9", "module.pause_s=0.05") == 0
         assert (workdir / "epochs.txt").read_text() == trained, "no worker starts for nothing"
     assert tune(workdir, "search.trials=6", "module.pause_s=0.05") == 0
     assert {trial.state.name for trial in trials(workdir)} == {"COMPLETE", "PRUNED"}

@@ -68,8 +68,8 @@ def pruner_of(settings: Settings) -> BasePruner:
     return pruner
 
 
-def plan_of(settings: Settings, study: StudySettings) -> Plan:
-    """Budgets and rungs of a round that has all of its time before it."""
+def plan_of(settings: Settings, study: StudySettings, baseline: int | None = None) -> Plan:
+    """Budgets and rungs of a round that has all of its time before it; `baseline` is the trial of the study's own values."""
     search, pruner = settings.search, settings.pruner
     rungs = rungs_for(study.epochs, pruner.first_rung, pruner.eta) if pruner.rule == "promote" else ()
     epochs = None if search.budget is None else search.budget * study.epochs
@@ -80,6 +80,7 @@ def plan_of(settings: Settings, study: StudySettings) -> Plan:
         budget_epochs=epochs,
         trials=search.trials,
         seconds_left=search.timeout_s,
+        baseline=baseline if pruner.baseline else None,
     )
 
 

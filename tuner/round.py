@@ -259,7 +259,8 @@ class Round:
         drawn = self._ledger.draw()
         effective = self.study.space.effective(drawn.values)
         config, divided = self._config(drawn.number, effective)
-        self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), self.plan.first_target)
+        target = self.plan.first_target(drawn.number)
+        self.history.drawn(drawn.number, self.study.space.to_unit(drawn.values), target)
         # It trains while it is written down; what is not written when this process dies is drawn again.
         self._train(worker, drawn.number, config)
         self._ledger.record(
@@ -267,7 +268,7 @@ class Round:
             stage=self._stage_of(drawn.number),
             hyperparameters=effective,
             worker=self._launcher.describe(worker),
-            target=self.plan.first_target,
+            target=target,
             readings=[],
             **divided,
         )

@@ -125,9 +125,10 @@ class _Round:
 
     def _begin(self, trial: Trial, values: dict[str, Value]) -> tuple[int, int]:
         self._trials.append(_Drawn(trial, *self._curves.trial(self._task, values, self._seed, trial.number)))
-        self._history.drawn(trial.number, self._curves.space.to_unit(values), self._plan.first_target)
-        self._note(trial.number, **{TARGET: self._plan.first_target, READINGS: []})
-        return trial.number, self._plan.first_target
+        target = self._plan.first_target(trial.number)
+        self._history.drawn(trial.number, self._curves.space.to_unit(values), target)
+        self._note(trial.number, **{TARGET: target, READINGS: []})
+        return trial.number, target
 
     def _resume(self, action: Resume) -> tuple[int, int]:
         before = self._history[action.number].last_epoch

@@ -44,7 +44,8 @@ def test_what_the_readme_shows_of_a_round_is_what_the_defaults_give():
     settings = load(["study=digits"])
     epochs, shown = settings.study.epochs, README.partition("## What you get")[2].partition("```\n\n")[0]
     first_rung = math.ceil(settings.pruner.first_rung * epochs)
-    assert f"trial 0 paused; val/acc=0.9861 after {first_rung} epochs" in shown
+    assert f"trial 1 paused; val/acc=0.1031 after {first_rung} epochs" in shown
+    assert f"trial 0 complete; val/acc=0.9889 after {epochs} epochs" in shown
     assert f"fine 1, from trial {settings.search.coarse + 1}: box of the {settings.search.elites} best" in shown
     assert f"after {epochs} epochs" in shown
     assert f"the budget of {settings.search.budget * epochs:g} epochs is used up" in shown

@@ -75,6 +75,7 @@ MISTAKES = [
     ("search.screen=7", ["search.screen", "true or false"]),
     ("pruner.eta=1", ["pruner.eta", "at least 2"]),
     ("pruner.first_rung=1.5", ["pruner.first_rung", "between 0 and 1"]),
+    ("pruner.baseline=3", ["pruner.baseline", "is true or false"]),
     ("trainer.max_epochs=0", ["trainer.max_epochs", "at least 1"]),
     ("trainer.max_epoch=3", ["trainer.max_epoch", "Did you mean max_epochs"]),
     ("trainer.callbacks=EarlyStopping", ["trainer.callbacks", "nodes with _target_", "'EarlyStopping'"]),

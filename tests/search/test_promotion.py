@@ -325,7 +325,7 @@ def test_a_round_that_has_used_up_its_budget_is_not_out_of_time(bounds):
 def test_no_more_than_half_of_a_budget_is_drawn_blindly():
     history, plan = History(), replace(LADDER, budget_epochs=8 * R)
     while not isinstance(next_action(history, plan), Wait):
-        history.drawn(len(history), {}, plan.first_target)
+        history.drawn(len(history), {}, plan.first_target(len(history)))
     assert history.spent == 204, "34 first rungs of 6 epochs, the first that is at half of 400"
     history.read(0, 6, 1.0)
     history.paused(0)
@@ -392,7 +392,8 @@ def _random_plan(chance: random.Random) -> Plan:
     rungs = chance.choice([(), rungs_for(epochs, 1 / 4, 4), rungs_for(epochs, 1 / 16, 2)])
     budget = chance.choice([None, chance.uniform(0.2, 30) * epochs])
     trials = chance.randint(1, 40) if budget is None else chance.choice([None, chance.randint(1, 40)])
-    return Plan(epochs, rungs, chance.choice([2, 3, 4]), budget, trials, barrier_at=chance.choice([None, 6]))
+    barrier, baseline = chance.choice([None, 6]), chance.choice([None, 0])
+    return Plan(epochs, rungs, chance.choice([2, 3, 4]), budget, trials, barrier_at=barrier, baseline=baseline)
 
 
 def _random_round(seed: int) -> tuple[random.Random, Plan, float]:
@@ -445,7 +446,7 @@ class Workers:
                 self._advance(self.chance.choice(self.history.running))
             elif isinstance(action, Draw):
                 number = len(self.history)
-                self.history.drawn(number, {"x": self.chance.random()}, self.plan.first_target)
+                self.history.drawn(number, {"x": self.chance.random()}, self.plan.first_target(number))
                 self.trained[number] = 0
             else:
                 self.history.resumed(action.number, action.until)
@@ -485,6 +486,7 @@ def test_rounds_end_within_their_budgets(seed, workers, judged):
     if not trouble:
         assert history.count(State.COMPLETE), "nothing was trained in full"
         assert history.spent <= max(plan.budget, plan.epochs) or history.count(State.COMPLETE) == 1
+        assert plan.baseline is None or history[plan.baseline].state is State.COMPLETE
 
 
 @pytest.mark.parametrize("judged", [False, True], ids=["places", "judge"])

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial, TrialState
+
 from tuner import advice, output
 from tuner.config import Settings, StudySettings
 from tuner.errors import TunerError
@@ -67,8 +69,9 @@ def summary(
     round_: Round,
     study: StudySettings,
     champion: Champion | None,
+    own: int | None,
 ) -> None:
-    """What a round came to, before its champion."""
+    """What a round came to, before its champion; `own` is the trial of the study's own values."""
     output.put(f"{record.name}: {round_.ending}, {_outcomes(ledger)} in {round_.seconds_used:.0f} s; {round_.reason}")
     for stage in stages:
         output.put(f"  {stage.name}, from trial {stage.starts_at}: {stage.reason}")
@@ -88,6 +91,15 @@ def summary(
         output.put(
             f"  {advice.pressed(study.space[edge.parameter], edge.side, expanding=round_.settings.search.expand)}"
         )
+    if own is not None and own in round_.history:
+        output.put(f"  the study's own values: {_what_became_of(ledger.trial(own), record.metric)} (trial {own})")
+
+
+def _what_became_of(trial: FrozenTrial, metric: str) -> str:
+    if trial.state is TrialState.COMPLETE and trial.value is not None:
+        return f"{metric}={advice.short(trial.value)}"
+    reason = trial.user_attrs.get("reason")
+    return outcome_of(trial.user_attrs) + (f", {reason}" if reason else "")
 
 
 def _outcomes(ledger: Ledger) -> str:

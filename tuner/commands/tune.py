@@ -36,6 +36,8 @@ from tuner.store.rounds import Champion, RoundRecord, Rounds, RoundState
 
 #: Seconds between two notes of how long the round has taken.
 NOTE_S = 10.0
+#: Trial of the study's own values, where the space has them.
+OWN_VALUES = 0
 
 
 def tune(settings: Settings) -> int:
@@ -195,7 +197,8 @@ class _Session:
                 )
             else:
                 ledger.enqueue(study.space.active(defaults))
-        plan = plan_of(settings, study)
+        own = None if missing else OWN_VALUES
+        plan = plan_of(settings, study, baseline=own)
         with Progress(settings, self._record.name, plan, self.stage_name) as progress:
             self._progress = progress
             round_ = Round(
@@ -224,7 +227,7 @@ class _Session:
             report.interrupted(self._record, ledger, champion)
         else:
             self._state = RoundState.FINISHED
-            report.summary(self._record, ledger, self._stages, round_, study, champion)
+            report.summary(self._record, ledger, self._stages, round_, study, champion, own)
         return ending
 
     def _crown(self, ledger: Ledger) -> Champion | None:

@@ -249,7 +249,9 @@ class _Reader(Values):
                 "pruner.first_rung", "is a share of a full training, between 0 and 1", first, "Write for example 0.125."
             )
             first = 0.125
-        return PrunerSettings(rule, rule, self.whole("pruner.eta", 2, 2), float(first))
+        return PrunerSettings(
+            rule, rule, self.whole("pruner.eta", 2, 2), float(first), self.flag("pruner.baseline", default=True)
+        )
 
     def compare(self) -> CompareSettings:
         over, choices = self.at("compare.over"), self.at("compare.choices")

@@ -48,4 +48,4 @@ ALLOWED: dict[str, frozenset[str]] = {
     "space.*": frozenset(OPTIONS),
 }
 #: Keys of a pruner by rule; a node with _target_ has the arguments of its class.
-PRUNER = {"promote": frozenset({"rule", "eta", "first_rung"}), "none": frozenset({"rule"})}
+PRUNER = {"promote": frozenset({"rule", "eta", "first_rung", "baseline"}), "none": frozenset({"rule"})}

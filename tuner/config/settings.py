@@ -55,12 +55,20 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class PrunerSettings:
-    """Which trials go on: `promote`, `none`, or the node of an Optuna pruner."""
+    """Which trials go on: `promote`, `none`, or the node of an Optuna pruner.
+
+    Attributes:
+        name: short, for people.
+        rule: "promote", "none", or the node.
+        eta, first_rung: where the rungs are, as in `rungs_for`.
+        baseline: whether the study's own values are trained in full, whatever they show at the rungs.
+    """
 
     name: str
     rule: str | Mapping[str, Any]
     eta: int = 2
     first_rung: float = 0.125
+    baseline: bool = True
 
 
 @dataclass(frozen=True)

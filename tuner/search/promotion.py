@@ -96,6 +96,7 @@ class Plan:
         barrier_at: number of draws at which the present stage ends, if the round waits there.
         closing: the round's time is up: nothing is started any more.
         seconds_left: until the round's time is up, where that is bounded.
+        baseline: number of the trial with the study's own values, which trains in full at once; None if there is none.
     """
 
     epochs: int
@@ -106,16 +107,16 @@ class Plan:
     barrier_at: int | None = None
     closing: bool = False
     seconds_left: float | None = None
+    baseline: int | None = None
 
     @property
     def timed(self) -> bool:
         """Whether time alone bounds the round, so that it is what trials cost."""
         return self.seconds_left is not None and self.budget_epochs is None and self.trials is None
 
-    @property
-    def first_target(self) -> int:
-        """Epoch that a fresh trial trains to."""
-        return self.rungs[0] if self.rungs else self.epochs
+    def first_target(self, number: int) -> int:
+        """Epoch that trial `number` trains to when it is fresh."""
+        return self.rungs[0] if self.rungs and number != self.baseline else self.epochs
 
     @property
     def budget(self) -> float:
@@ -306,7 +307,7 @@ def _ending(expected: Expectation | None, history: History, plan: Plan) -> Actio
         best = _best_to_complete(expected, history, plan, anyway=True)
         if best is not None and (left > 0 or history.spent < plan.epochs):
             return Resume(best, plan.epochs)
-    fits = _draw_fits(history, plan) if history.count(State.COMPLETE) else plan.first_target <= left
+    fits = _draw_fits(history, plan) if history.count(State.COMPLETE) else plan.first_target(len(history)) <= left
     return Draw() if trials_left and fits else _finished(history, plan)
 
 
