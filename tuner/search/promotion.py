@@ -21,6 +21,9 @@ ENDGAME = 0.95
 CAUTION = 1.1
 #: Of the trials that wait at a rung, the best that are looked at.
 MOST_JUDGED = 64
+#: Share of the budget that the study's own values may have at once. In smaller budgets they pause like all others: in half of
+#: them more is found than in one training of values that may be no good.
+MOST_FOR_BASELINE = 1 / 8
 #: Share of the budget that may be drawn while nothing has been read, where trials pause.
 MOST_BLIND = 0.5
 #: Full trainings after which a model may promote from anywhere in a rung: those that win late have lost early.
@@ -96,7 +99,8 @@ class Plan:
         barrier_at: number of draws at which the present stage ends, if the round waits there.
         closing: the round's time is up: nothing is started any more.
         seconds_left: until the round's time is up, where that is bounded.
-        baseline: number of the trial with the study's own values, which trains in full at once; None if there is none.
+        baseline: number of the trial with the study's own values, if there is one; it trains in full at once where that is
+            little of the budget.
     """
 
     epochs: int
@@ -116,7 +120,8 @@ class Plan:
 
     def first_target(self, number: int) -> int:
         """Epoch that trial `number` trains to when it is fresh."""
-        return self.rungs[0] if self.rungs and number != self.baseline else self.epochs
+        in_full = number == self.baseline and self.epochs <= MOST_FOR_BASELINE * self.budget
+        return self.epochs if in_full or not self.rungs else self.rungs[0]
 
     @property
     def budget(self) -> float:
