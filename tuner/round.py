@@ -335,7 +335,7 @@ class Round:
         rung = max(rung for rung in self.plan.rungs if rung <= measurement.epoch + 1e-9)
         self._trials.read(number, rung, measurement.value)
         if rung < self.history[number].target:
-            return Answer.GO_ON  # decided before the trial was interrupted
+            return Answer.GO_ON  # decided when it began, or before it was interrupted
         entry = self.history[number]
         self.history.paused(number)
         closing = self.ending is not None or self._running[number].stopping is not None

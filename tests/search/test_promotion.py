@@ -322,6 +322,24 @@ def test_a_round_that_has_used_up_its_budget_is_not_out_of_time(bounds):
     assert ("budget of 76 epochs" in action.reason) is ("budget_epochs" in bounds)
 
 
+def test_a_barrier_does_not_wait_until_the_studys_own_values_are_trained_in_full():
+    plan, history = replace(LADDER, barrier_at=4, baseline=0), History()
+    for number in range(4):
+        history.drawn(number, {}, plan.first_target(number))
+    history.read(0, 6, 1.0)
+
+    def uniform(*_):
+        return Expectation(math.inf, {})
+
+    assert isinstance(next_action(history, plan, uniform), Wait), "the others are not read"
+    for number in (1, 2, 3):
+        history.read(number, 6, 2.0 + number)
+        history.paused(number)
+    assert isinstance(next_action(history, plan, uniform), Draw)
+    history = History([replace(entry, readings=()) if entry.number == 0 else entry for entry in history])
+    assert isinstance(next_action(history, plan, uniform), Wait), "they are not read"
+
+
 @pytest.mark.parametrize(
     ("plan", "targets"),
     [

@@ -61,7 +61,8 @@ class PrunerSettings:
         name: short, for people.
         rule: "promote", "none", or the node.
         eta, first_rung: where the rungs are, as in `rungs_for`.
-        baseline: whether the study's own values are trained in full, whatever they show at the rungs.
+        baseline: whether the study's own values are trained in full, whatever they show at the rungs, where that is at most
+            an eighth of the budget of epochs.
     """
 
     name: str

@@ -96,7 +96,7 @@ class Plan:
         eta: one in `eta` trials goes on from a rung.
         budget_epochs: epochs of all trials together; whatever it is, one training in full is allowed.
         trials: number of configurations drawn at most.
-        barrier_at: number of draws at which the present stage ends, if the round waits there.
+        barrier_at: number of draws at which the present stage ends, if the round waits there for what runs.
         closing: the round's time is up: nothing is started any more.
         seconds_left: until the round's time is up, where that is bounded.
         baseline: number of the trial with the study's own values, if there is one; it trains in full at once where that is
@@ -164,7 +164,7 @@ def next_action(history: History, plan: Plan, judge: Judge | None = None) -> Act
     | the time is up | wait for what runs, then finish |
     | a trial was interrupted | it goes on to its target |
     | a paused trial is in the top floor(n/eta) of its rung, and what it costs is left | it goes on; higher rungs first |
-    | a draw is left, and after it the budget holds one promotion in full | draw (at a barrier: once nothing runs) |
+    | a draw is left, and after it the budget holds one promotion in full | draw (at a barrier: once nothing runs that is awaited) |
     | the budget holds no such draw, or 95 % of it is spent | once all that runs is in full: the best paused trial goes to the end |
     | something runs | wait |
     | nothing was ever trained in full | the best paused trial goes on whatever the budget says, or a draw is made |
@@ -280,9 +280,16 @@ def _draw(history: History, plan: Plan) -> Draw | Wait | None:
         return None
     if len(history) and (_is_endgame(history, plan) or not _draw_fits(history, plan)):
         return None
-    if history.count(State.RUNNING) and (len(history) == plan.barrier_at or _is_blind(history, plan)):
+    if len(history) == plan.barrier_at and _awaited(history, plan):
+        return Wait()
+    if history.count(State.RUNNING) and _is_blind(history, plan):
         return Wait()
     return Draw()
+
+
+def _awaited(history: History, plan: Plan) -> bool:
+    """Whether a barrier holds: for the study's own values until they are read, not until they are trained in full."""
+    return any(number != plan.baseline or not history[number].readings for number in history.running)
 
 
 def _is_blind(history: History, plan: Plan) -> bool:
