@@ -45,6 +45,7 @@ class Job:
     seed: int
     workers: int
     budgets: tuple[float, ...]
+    own: float | None
 
 
 @lru_cache(maxsize=1)
@@ -56,9 +57,9 @@ def run(folder: str, job: Job) -> list[Row]:
     """The rows of a job."""
     curves, where = _curves(folder), (job.task, job.seed, job.workers)
     if job.whose == OURS:
-        done = rounds.simulate(curves, job.system, *where, job.budgets[0])
+        done = rounds.simulate(curves, job.system, *where, job.budgets[0], job.own)
     else:
-        done = baselines.simulate(curves, job.system, *where, job.budgets)
+        done = baselines.simulate(curves, job.system, *where, job.budgets, job.own)
     cost, code = statistics.median(done.proposals), code_of(job.whose, Path(folder))
     return [
         Row(
@@ -73,6 +74,7 @@ def run(folder: str, job: Job) -> list[Row]:
             clock=done.clock[budget],
             decision_ms=cost,
             code=code,
+            own=job.own,
         )
         for budget in job.budgets
     ]
@@ -85,16 +87,16 @@ def jobs(options: argparse.Namespace, tasks: Sequence[str]) -> Iterator[Job]:
     for seed, workers, task in product(seeds, options.workers, tasks):
         for system in options.systems:
             if system in rounds.SYSTEMS:
-                yield from (Job(OURS, system, task, seed, workers, (budget,)) for budget in budgets)
+                yield from (Job(OURS, system, task, seed, workers, (budget,), options.own) for budget in budgets)
             else:
-                yield Job(THEIRS, system, task, seed, workers, budgets)
+                yield Job(THEIRS, system, task, seed, workers, budgets, options.own)
 
 
 def measure(options: argparse.Namespace, tasks: Sequence[str], kept: Kept) -> list[Row]:
     """Rows of all jobs, those from the file that are there; with `--table-only` no others, of whatever version."""
 
     def runs_of(job: Job) -> list[tuple[object, ...]]:
-        return [(job.whose, job.system, job.task, job.seed, job.workers, budget) for budget in job.budgets]
+        return [(job.whose, job.system, job.task, job.seed, job.workers, budget, job.own) for budget in job.budgets]
 
     def places_of(job: Job) -> list[tuple[object, ...]]:
         return [(code_of(job.whose, options.data), *named) for named in runs_of(job)]
@@ -226,6 +228,18 @@ def plot(scores: Scores, options: argparse.Namespace) -> None:
     figure.savefig(options.plot, dpi=110)
 
 
+def share(text: str) -> float:
+    """Type of an option that is a share of a whole.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not between 0 and 1.
+    """
+    value = positive_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"a share between 0 and 1 is wanted, not {text}")
+    return value
+
+
 def _options() -> argparse.Namespace:
     known = [*rounds.SYSTEMS, *baselines.SYSTEMS]
     made = parser(__doc__)
@@ -234,6 +248,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--seeds", type=positive_int, help="runs of each system on each task (10)")
     made.add_argument("--first-seed", type=int, default=0, help="of them; development was on 0 to 19")
     made.add_argument("--workers", type=positive_int, nargs="+", default=[1, 8])
+    made.add_argument("--own", type=share, help="all begin with a configuration better than this share of random ones")
     made.add_argument("--budgets", type=positive_float, nargs="+", help="in full trainings (8 16 32 64)")
     made.add_argument("--tasks", type=positive_int, help="the first so many of the table")
     made.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")

@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from searches.runs import Run
 from searches.tables import Array, Curves
-from tuner.search.distributions import distribution, from_optuna, optuna_name
+from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna_params
 
 Sampler = Callable[[int], samplers.BaseSampler]
 
@@ -51,7 +51,15 @@ SYSTEMS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, budgets: Sequence[float]) -> Run:
+def simulate(
+    curves: Curves,
+    system: str,
+    task: str,
+    seed: int,
+    workers: int,
+    budgets: Sequence[float],
+    own: float | None = None,
+) -> Run:
     """One run up to the largest budget.
 
     Args:
@@ -61,6 +69,7 @@ def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, bu
         seed: of the sampler and of the noise.
         workers: trials at a time.
         budgets: full trainings' worth of epochs at which the recommendation is judged.
+        own: the share of random configurations that the first one is better than; None: the sampler draws it.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler, pruner = SYSTEMS[system]
@@ -72,6 +81,8 @@ def simulate(curves: Curves, system: str, task: str, seed: int, workers: int, bu
         study = optuna.create_study(
             study_name=name, direction="maximize", sampler=SAMPLERS[sampler](seed), pruner=stops
         )
+    if own is not None:
+        study.enqueue_trial(to_optuna_params(curves.space, curves.own(task, seed, own)))
     return _Simulation(curves, study, task, seed, prunes=stops is not None).run(workers, budgets)
 
 

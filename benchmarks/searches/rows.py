@@ -44,6 +44,7 @@ class Row:
         clock: time that the run took, in full trainings' worth of all workers.
         decision_ms: milliseconds from a free worker to what it does next, median of the run; of Optuna to its next trial.
         code: with which program and table; rows of another one are not taken from a file.
+        own: share of random configurations that the first one is better than; None: the search drew it.
     """
 
     whose: str
@@ -57,10 +58,11 @@ class Row:
     clock: float
     decision_ms: float
     code: str = ""
+    own: float | None = None
 
     @property
     def run(self) -> tuple[object, ...]:
-        return self.whose, self.system, self.task, self.seed, self.workers, self.budget
+        return self.whose, self.system, self.task, self.seed, self.workers, self.budget, self.own
 
     @property
     def place(self) -> tuple[object, ...]:

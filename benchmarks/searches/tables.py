@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from searches.recorded import Recorded, words_in
 from tuner.config import load as load_settings
+from tuner.space import Value
 
 Array = NDArray[np.float64]
 Bounds = tuple[float, float, str]
 
+#: Configurations that a study's own values are found among.
+RANDOM = 200
 #: Tiers of the parameters that the field tunes first; what is not named is of tier 3.
 TIERS = {"learning_rate": 1, "momentum": 2, "batch_size": 2, "max_units": 2}
 
@@ -77,6 +80,16 @@ class Curves:
         curve = self._table.curve(task, params)
         noisy = self._table.noisy(curve, np.random.default_rng([seed, number]))
         return noisy, self._table.regret(task, float(curve[-1]))
+
+    def own(self, task: str, seed: int, share: float) -> dict[str, Value]:
+        """A configuration that is better than this share of `RANDOM` uniform ones, in place of a study's own values."""
+        chance = np.random.default_rng([seed, self.tasks.index(task), RANDOM])
+        found = []
+        for _ in range(RANDOM):
+            values = {one.name: one.scale.from_unit(float(chance.random())) for one in self.space}
+            found.append((float(self._table.curve(task, values)[-1]), values))
+        found.sort(key=lambda pair: pair[0])
+        return found[round(share * (RANDOM - 1))][1]
 
 
 def load(folder: Path) -> Curves:

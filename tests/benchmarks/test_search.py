@@ -52,6 +52,39 @@ def test_runs_of_both_are_tabled_and_done_once(bowl, tmp_path):
         assert row["clock"] >= (1 if row["whose"] == "tuner" else row["budget"])
 
 
+def test_all_begin_with_own_values_as_good_as_asked_for(search, bowl):
+    curves, drawn = search.load(bowl), []
+    trial = curves.trial
+
+    def watched(task, params, seed, number):
+        drawn.append((number, params))
+        return trial(task, params, seed, number)
+
+    curves.trial = watched
+    ours = search.rounds.simulate(curves, "coarse_to_fine", "hard", 0, 1, 8.0, 0.9)
+    its = search.baselines.simulate(curves, "TPE", "hard", 0, 1, (8.0,), 0.9)
+    own = curves.own("hard", 0, 0.9)
+    assert [params for number, params in drawn if number == 0] == [pytest.approx(own)] * 2
+    regrets = [trial("hard", curves.own("hard", 0, share), 0, 0)[1] for share in (0.05, 0.5, 0.9, 0.98)]
+    assert regrets == sorted(regrets, reverse=True)
+    assert max(ours.regrets[8.0], its.regrets[8.0]) <= regrets[2] + 0.02, (
+        "trained in full, it is among those to choose from"
+    )
+
+
+def test_runs_with_own_values_are_kept_beside_the_others(search, bowl, tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "runs.jsonl"
+    words = ["search.py", "--quick", "--data", str(bowl), "--systems", "random", "--tasks", "1", "--jobs", "1"]
+    words += ["--workers", "1", "--budgets", "4", "--keep", str(kept)]
+    for more in ([], ["--own", "0.9"]):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        assert search.main() == 0
+    assert [json.loads(line)["own"] for line in kept.read_text().splitlines()] == [None, 0.9]
+    capsys.readouterr()
+    assert search.main() == 0
+    assert "runs" not in capsys.readouterr().err, "it is taken from the file"
+
+
 def test_rows_of_other_code_are_left_aside(search, bowl, tmp_path, monkeypatch, capsys):
     kept = tmp_path / "runs.jsonl"
     words = ["search.py", "--quick", "--data", str(bowl), "--systems", "random", "--tasks", "1", "--jobs", "1"]
@@ -113,6 +146,7 @@ def test_comments_are_no_part_of_what_rows_depend_on(search, bowl):
     [
         (["--table-only"], "--keep FILE says of which runs"),
         (["--first-seed", "-1"], "0 or more is wanted, not -1"),
+        (["--own", "1"], "a share between 0 and 1 is wanted, not 1"),
         (["--keep", "{other}"], "it is no file of this benchmark"),
         (["--data", "{empty}"], "it has no table that can be read"),
         (["--data", "{unknown}"], "got 'nobodys'"),

@@ -8,6 +8,7 @@ objective suggests from, so that both share one way through the unit interval.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ from tuner.space import (
     OneMinusPow10,
     Parameter,
     Scale,
+    Space,
     Uniform,
     Value,
     complement,
@@ -66,6 +68,11 @@ def distribution(parameter: Parameter, *, expand: bool = False) -> BaseDistribut
 def to_optuna(parameter: Parameter, value: Value) -> Value:
     """What Optuna stores for a value."""
     return complement(value) if isinstance(parameter.scale, OneMinusPow10) else value
+
+
+def to_optuna_params(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+    """What Optuna stores for values by parameter name."""
+    return {optuna_name(space[name]): to_optuna(space[name], value) for name, value in values.items()}
 
 
 def from_optuna(parameter: Parameter, stored: Value) -> Value:

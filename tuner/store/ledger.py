@@ -41,7 +41,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tuner import __version__
 from tuner.errors import StoreError
-from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna
+from tuner.search.distributions import distribution, from_optuna, optuna_name, to_optuna_params
 from tuner.search.exhaustive import Exhaustive
 from tuner.space import Space, Value
 from tuner.store.reading import trials_of
@@ -142,8 +142,7 @@ class Ledger:
 
     def enqueue(self, values: Mapping[str, Value]) -> None:
         """Have the next draw give these values."""
-        stored = {optuna_name(self._space[name]): to_optuna(self._space[name], value) for name, value in values.items()}
-        self.study.enqueue_trial(stored)
+        self.study.enqueue_trial(to_optuna_params(self._space, values))
 
     def draw(self) -> Drawn:
         """Ask the sampler; nothing is in the database until `record`."""
