@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from tuner.search.cache import ScreenCache
 from tuner.search.dimensions import Dimension, dimensions_of
 from tuner.search.draws import sobol_point, uniform_point, zoomed
 from tuner.search.encoding import Encoding
+from tuner.search.evidence import MOST_ROWS, fit_size, measured_rows
 from tuner.search.history import Entry, History, Reading, State
-from tuner.search.screen import MOST_ROWS, Screen, ScreenCache, _fit_size, _measured
+from tuner.search.screen import Screen
 from tuner.search.stages import Stage, Zoom, stages_until
 from tuner.space import Categorical, Int, LogInt, LogUniform, OneMinusPow10, Parameter, Space
 
@@ -378,7 +380,7 @@ def test_encoding():
 
 
 def test_the_fit_repeats_only_when_the_data_grew_by_a_tenth():
-    sizes = sorted({_fit_size(n) for n in range(2, 2000)})
+    sizes = sorted({fit_size(n) for n in range(2, 2000)})
     assert all(larger <= max(size + 1, 1.1 * size) for size, larger in pairwise(sizes[1:]))
     cache = ScreenCache()
     history = grown(40)
@@ -422,7 +424,7 @@ def test_what_a_rule_decided_by_is_searched_for_again_once_it_is_known_to_fail(l
 
 def test_the_model_is_given_a_bounded_number_of_rows_with_the_best_and_the_newest():
     history = grown(2000)
-    rows = _measured(history, EPOCHS, len(history.readings))
+    rows = measured_rows(history, EPOCHS, len(history.readings))
     assert len(rows) <= MOST_ROWS
     assert len(set(rows)) == len(rows)
     assert {number for _, number in history.ranked(EPOCHS)[:20]} <= {row.number for row in rows if row.epoch == EPOCHS}

@@ -9,12 +9,13 @@ import pytest
 from optuna.trial import TrialState
 
 from tuner.search.avoided import Avoided
+from tuner.search.cache import ScreenCache
 from tuner.search.dimensions import Dimension
 from tuner.search.encoding import Encoding
 from tuner.search.feasibility import LEAST, MOST, Feasibility
 from tuner.search.history import Entry, History, Reading, State
 from tuner.search.sampler import CoarseToFineSampler
-from tuner.search.screen import Screen, ScreenCache
+from tuner.search.screen import Screen
 from tuner.search.stages import Stage
 from tuner.space import Categorical, Int
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.search.cache import digest_of
 from tuner.search.dimensions import SAME
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, State
@@ -19,14 +18,6 @@ Array = NDArray[np.float64]
 
 #: Trained trials that are looked at for one as large as what ran out of memory; among so many there is one, if ever.
 MOST_COMPARED = 512
-
-
-def digest_of(*parts: Any) -> bytes:
-    """Of arrays, and of whatever else says by its `repr` what it is."""
-    made = hashlib.blake2b()
-    for part in parts:
-        made.update(repr(part.shape).encode() + part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return made.digest()
 
 
 @dataclass(frozen=True)

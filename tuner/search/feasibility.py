@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.search.avoided import digest_of
+from tuner.search.cache import ScreenCache, digest_of
 from tuner.search.encoding import Encoding
 from tuner.search.history import History, State
-
-if TYPE_CHECKING:
-    from tuner.search.screen import ScreenCache
 
 Array = NDArray[np.float64]
 

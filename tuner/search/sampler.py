@@ -22,12 +22,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.search.cache import ScreenCache
 from tuner.search.dimensions import Dimension, dimensions_of
 from tuner.search.distributions import dimension_of, from_optuna, optuna_name, scale_of, to_optuna
 from tuner.search.draws import sobol_point, uniform
 from tuner.search.history import Entry, History
 from tuner.search.promotion import Expectation
-from tuner.search.screen import Screen, ScreenCache
+from tuner.search.screen import Screen
 from tuner.search.stages import Stage, Zoom, stage_of, stages_until
 from tuner.search.trial_reader import READINGS, TrialReader, attribute_entry, plain_entry
 from tuner.space import Parameter, Scale, Space, Value
