@@ -12,30 +12,28 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
-from tuner.crashes import Crashes, place_of
-from tuner.errors import ConfigError, Problem, RoundFailed, StudyError, TunerError, did_you_mean
+from tuner.crashes import Crashes
+from tuner.endings import Endings
+from tuner.errors import ConfigError, RoundFailed, StudyError, TunerError
 from tuner.fitting import BatchFit
 from tuner.launch.protocol import Checkpointed, Ended, Event, Launcher, Lost, Measured, Refused
-from tuner.running import Job, Running, Why
+from tuner.running import Running, Why
 from tuner.search.history import History, State
 from tuner.search.promotion import Action, Draw, Finished, Judge, Plan, Resume, Wait, next_action
 from tuner.store.ledger import Ledger
-from tuner.training.task import Answer, Measurement, Outcome, Result, Saved, Task
+from tuner.training.task import Answer, Measurement, Task
 from tuner.trials import NO_CHECKPOINT, Trials
 
 #: Longest wait for the workers' next message; the lease, the time limits and the screen are looked after in between.
 TICK_S = 0.5
 #: Characters of an error that is told in full elsewhere.
 REASON_CHARACTERS = 80
-#: Characters of a traceback that are stored with its trial; the end of it names the error.
-TRACEBACK_CHARACTERS = 20_000
 
 
 class Ending(enum.StrEnum):
@@ -106,7 +104,7 @@ class Round:
         self.history, self.plan = history, plan
         self._launcher, self._ledger, self._checkpoints = launcher, ledger, checkpoints
         self._stage_of, self._barrier, self._keep_lease = stage_of, barrier, keep_lease
-        self._on_best, self._batch_fit, self._judge = on_best, batch_fit, judge
+        self._batch_fit, self._judge = batch_fit, judge
         self._watcher, self._clock = watcher or Watcher(), clock
         self._trials = Trials(
             ledger,
@@ -119,7 +117,16 @@ class Round:
         )
         self._seconds_before, self._began = seconds_used, clock()
         self._running = Running(launcher, clock)
-        self._crashes = Crashes(self.plan.trials)
+        self._endings = Endings(
+            settings,
+            self.study,
+            self._trials,
+            self._running,
+            crashes=Crashes(plan.trials),
+            epochs=plan.epochs,
+            on_best=on_best,
+            note=self._watcher.note,
+        )
         self._ended = False
         self.ending: Ending | None = None
         self.reason = ""
@@ -231,11 +238,11 @@ class Round:
         elif isinstance(event, Refused):
             raise StudyError(event.text)
         elif isinstance(event, Ended):
-            self._trial_ended(self._running.end(event.trial), self._with_value(event.trial, event.result))
+            self._endings.ended(self._running.end(event.trial), event.result)
         elif isinstance(event, Lost):
-            self._lost(self._running.end(event.trial), event.reason)
+            self._endings.lost(self._running.end(event.trial), event.reason)
         elif isinstance(event, Checkpointed):
-            self._saved(self._running[event.trial], event.saved)
+            self._endings.saved(self._running[event.trial], event.saved)
 
     def _look_at_the_clock(self) -> None:
         self._keep_lease(self.seconds_used)
@@ -346,93 +353,6 @@ class Round:
             return Answer.GO_ON
         self.history.add(entry)  # it runs until its checkpoint is written
         return Answer.PAUSE
-
-    def _with_value(self, number: int, result: Result) -> Result:
-        """A training that ended without a value of its own has the last one of its earlier parts.
-
-        Raises:
-            ConfigError: it has none, and the module does not log the objective.
-        """
-        missing = result.outcome is Outcome.COMPLETE and result.value is None
-        if not missing and result.outcome is not Outcome.NO_OBJECTIVE:
-            return result
-        curve = self._ledger.trial(number).intermediate_values
-        if not curve:
-            self._trials.close(number, State.CRASHED, reason="the objective was not logged")
-            raise ConfigError([self._no_objective(result)])
-        return replace(result, outcome=Outcome.COMPLETE, value=curve[max(curve)])
-
-    def _saved(self, job: Job, saved: Saved) -> None:
-        """A trial can go on from a new checkpoint, should its worker be lost."""
-        seconds = round(self._running.seconds(job), 3)
-        self._trials.saved(job.number, saved, validations=job.validations, seconds=seconds)
-
-    def _trial_ended(self, job: Job, result: Result) -> None:
-        number = job.number
-        # A trial that fails before it goes on has still had the epochs before its pause.
-        epochs = max(round(result.epoch, 3), self.history[number].last_epoch)
-        facts = {"epochs": epochs, "seconds": round(self._running.seconds(job), 3)}
-        if result.outcome is Outcome.PAUSED and job.pausing:
-            self._trials.paused(number, Path(str(result.checkpoint)), validations=job.validations, **facts)
-        elif result.outcome is Outcome.STOPPED and job.pausing and job.stopping is None:
-            self._watcher.note(f"trial {number}: {result.reason}")
-            self._trials.paused(number, None, validations=job.validations, **facts)
-        elif result.outcome is Outcome.PAUSED:  # it was halted, or its machine is wanted for something else
-            self._saved(job, Saved(str(result.checkpoint), result.step, result.epoch))
-            self._trials.interrupted(number)
-        elif result.outcome is Outcome.COMPLETE and result.value is not None:
-            written = Path(result.checkpoint) if result.checkpoint else None
-            self._trials.completed(number, result.value, written, **facts)
-            if self.history.rank(number, self.plan.epochs) == 0:
-                self._ledger.flush()  # before another table names this trial
-                self._on_best()
-        elif result.outcome is Outcome.STOPPED:
-            self._stopped(job, facts)
-        elif result.outcome is Outcome.DIVERGED:
-            self._trials.ended(number, State.DIVERGED, reason=result.reason, **facts)
-        elif result.outcome is Outcome.OUT_OF_MEMORY:
-            self._trials.ended(number, State.INFEASIBLE, reason=result.reason, **facts)
-        elif result.outcome is Outcome.CRASHED:
-            self._crashed(number, result, facts)
-
-    def _stopped(self, job: Job, facts: Mapping[str, Any]) -> None:
-        if job.stopping is Why.PRUNED:
-            self._trials.ended(job.number, State.PRUNED, reason="stopped by the pruner", **facts)
-        elif job.stopping is Why.TIMED_OUT:
-            limit = self.settings.search.trial_timeout_s
-            self._trials.ended(job.number, State.TIMED_OUT, reason=f"search.trial_timeout={limit:g} s", **facts)
-        else:
-            self._trials.interrupted(job.number)  # what it trained since its last checkpoint is trained again
-
-    def _lost(self, job: Job, reason: str) -> None:
-        if job.stopping is not None:
-            epochs = self.history[job.number].last_epoch
-            self._stopped(job, {"epochs": epochs, "seconds": round(self._running.seconds(job), 3)})
-            return
-        retries = int(self._trials.attributes(job.number).get("retries", 0))
-        if retries < self.settings.launcher.max_retries:
-            self._trials.interrupted(job.number, retries=retries + 1, reason=f"worker lost: {reason}")
-        else:
-            self._trials.ended(job.number, State.LOST, reason=f"{reason}, after {retries} retries")
-            self._stop_if_hopeless(
-                "lost", f"The worker of each trial so far died: {reason}. See the logs in {self._checkpoints.root}."
-            )
-
-    def _crashed(self, number: int, result: Result, facts: Mapping[str, Any]) -> None:
-        traceback = result.traceback[-TRACEBACK_CHARACTERS:]
-        self._trials.ended(number, State.CRASHED, reason=result.reason, traceback=traceback, **facts)
-        self._stop_if_hopeless(place_of(result.traceback), result.traceback)
-
-    def _stop_if_hopeless(self, place: str, text: str) -> None:
-        trained = any(entry.readings or entry.state is State.PRUNED for entry in self.history)
-        self._crashes.add(place, text, trained=trained)
-
-    def _no_objective(self, result: Result) -> Problem:
-        metric = self.study.objective.metric
-        logged = f"It logs: {', '.join(result.logged)}. " if result.logged else ""
-        near = did_you_mean(metric, result.logged) if result.logged else "Log it with self.log(...) in validation_step."
-        remedy = f"{logged}{near} If it does log it, no validation ran: see limit_val_batches, check_val_every_n_epoch and the loader's length."
-        return Problem("objective.metric", "is a metric that the module logs", metric, remedy)
 
     def _abandon(self, error: TunerError) -> None:
         """Let go of what trains. A missing objective is another configuration's to mend; else the next call goes on."""
