@@ -19,8 +19,11 @@ from tuner.trials import Trials
 TRACEBACK_CHARACTERS = 20_000
 
 
-class Endings:
-    """Records what trainings end with, and stops the round when it is the user's code that fails."""
+class TrialEndings:
+    """Records what trainings end with, and stops the round when trying on would help nobody.
+
+    That is when the user's code fails whatever the configuration, when workers only die, and when the objective is never logged.
+    """
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tuner.checkpoints import Checkpoints
 from tuner.config.settings import Settings
 from tuner.crashes import Crashes
-from tuner.endings import Endings
+from tuner.endings import TrialEndings
 from tuner.errors import ConfigError, RoundFailed, StudyError, TunerError
 from tuner.fitting import BatchFit
 from tuner.launch.protocol import Checkpointed, Ended, Event, Launcher, Lost, Measured, Refused
@@ -117,7 +117,7 @@ class Round:
         )
         self._seconds_before, self._began = seconds_used, clock()
         self._running = Running(launcher, clock)
-        self._endings = Endings(
+        self._trial_endings = TrialEndings(
             settings,
             self.study,
             self._trials,
@@ -238,11 +238,11 @@ class Round:
         elif isinstance(event, Refused):
             raise StudyError(event.text)
         elif isinstance(event, Ended):
-            self._endings.ended(self._running.end(event.trial), event.result)
+            self._trial_endings.ended(self._running.end(event.trial), event.result)
         elif isinstance(event, Lost):
-            self._endings.lost(self._running.end(event.trial), event.reason)
+            self._trial_endings.lost(self._running.end(event.trial), event.reason)
         elif isinstance(event, Checkpointed):
-            self._endings.saved(self._running[event.trial], event.saved)
+            self._trial_endings.saved(self._running[event.trial], event.saved)
 
     def _look_at_the_clock(self) -> None:
         self._keep_lease(self.seconds_used)

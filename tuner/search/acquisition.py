@@ -24,19 +24,23 @@ MOST_FITTED = 128
 
 
 class Acquisition:
-    """Log expected improvement at full length, for candidates.
+    """Log expected improvement at full length, for candidates: points of the unit cube, shape (n, dimensions).
 
     Args:
         encoding: of points.
-        x, y: measured rows, and after them those that are believed of running trials.
+        x: measured rows, and after them those of running trials, shape (rows, columns of the encoding).
+        y: their values, standardised, the lower the better; of running trials what is believed of them; shape (rows,).
         hyper: of the model.
-        in_full: for each measured row whether a training came to its end there.
+        in_full: for each measured row whether a training came to its end there, shape (measured rows,).
+
+    Attributes:
+        digest: of all that its answers depend on, to keep them by.
     """
 
     @classmethod
     def of(cls, history: History, encoding: Encoding, cache: ScreenCache) -> Acquisition:
-        """Of the trials so far, of which some were read."""
-        from tuner.search.model import Posterior  # noqa: PLC0415
+        """Of the trials so far, of which one was read at least."""
+        from tuner.search.model import Posterior  # noqa: PLC0415  as in `cache`
 
         fitted_on = measured_rows(history, encoding.epochs, fit_size(len(history.readings)), MOST_FITTED)
         hyper = cache.fitted(*arrays(history, encoding, fitted_on), encoding.groups)
@@ -54,7 +58,7 @@ class Acquisition:
     def __init__(
         self, encoding: Encoding, x: Array, y: Array, hyper: Hyperparameters, in_full: NDArray[np.bool_]
     ) -> None:
-        from tuner.search.model import Posterior  # noqa: PLC0415
+        from tuner.search.model import Posterior  # noqa: PLC0415  as in `cache`
 
         self._encoding = encoding
         measured = len(in_full)
@@ -68,13 +72,17 @@ class Acquisition:
         self._best_in_full = float(expected[in_full].min()) if in_full.any() else None
 
     def __call__(self, units: Array) -> Array:
-        from tuner.search.model import log_expected_improvement  # noqa: PLC0415
+        """Log of the improvement on what the measured points are expected to reach; shape (n,)."""
+        from tuner.search.model import log_expected_improvement  # noqa: PLC0415  as in `cache`
 
         return log_expected_improvement(*self._at_full_length(units), self._best)
 
     def final(self, units: Array) -> Array:
-        """Log of the improvement on what was trained in full; where nothing was, what is recommended will be this one."""
-        from tuner.search.model import log_expected_improvement  # noqa: PLC0415
+        """Log of the improvement on what was trained in full; shape (n,).
+
+        Where nothing was, what is recommended will be this one: minus its expected value.
+        """
+        from tuner.search.model import log_expected_improvement  # noqa: PLC0415  as in `cache`
 
         mean, variance = self._at_full_length(units)
         if self._best_in_full is None:
@@ -91,6 +99,9 @@ class Pace:
 
     Its hyperparameters are fixed: how long an epoch takes depends smoothly on few things, and the first epochs of a
     worker, or those beside a busy neighbour, are off by some ten percent.
+
+    Attributes:
+        digest: of all that its answers depend on, to keep them by.
     """
 
     LENGTH, NOISE = 2.0, 0.05
@@ -103,7 +114,7 @@ class Pace:
         return cls(encoding, known) if known else None
 
     def __init__(self, encoding: Encoding, known: Sequence[tuple[Mapping[str, float], float]]) -> None:
-        from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415
+        from tuner.search.model import Hyperparameters, Posterior  # noqa: PLC0415  as in `cache`
 
         self._encoding = encoding
         logs = np.log([pace for _, pace in known])

@@ -19,7 +19,7 @@ from tuner.search.promotion import MOST_READINGS
 
 Array = NDArray[np.float64]
 
-MOST_FALLEN, MOST_FANTASIES = 32, 64
+MOST_FALLEN, MOST_RUNNING = 32, 64
 MOST_ROWS = MOST_READINGS + MOST_FALLEN  # of measured ones
 FIRST_FIT, FIT_GROWTH = 3, 1.1
 #: A reading below this share of the full length says too little about it.
@@ -31,7 +31,13 @@ _Numbered = tuple[int, int, Reading]  # (order, number of the trial, reading), a
 
 @dataclass(frozen=True)
 class Row:
-    """A value at a point and an epoch; not finite: the worst."""
+    """A value at the point of a trial and an epoch.
+
+    Attributes:
+        number: of the trial.
+        epoch: that it was read at, or trains to.
+        value: as the history has it, the lower the better; inf: it diverged; NaN: not known yet.
+    """
 
     number: int
     epoch: int
@@ -50,9 +56,15 @@ def fit_size(readings: int) -> int:
 def measured_rows(
     history: History, epochs: int, upto: int, most: int = MOST_ROWS, *, all_fallen: bool = False
 ) -> list[Row]:
-    """What the model learns from of the first `upto` readings, and of the diverged trials up to the newest of these.
+    """What the model learns from: readings and diverged trials, the values of which are inf.
 
-    Or of all that diverged, because many may do so before one is read again.
+    Args:
+        history: of the round.
+        epochs: of a full training; what was read before a tenth of them is left out, unless there is nothing else.
+        upto: so many readings, the oldest ones, are looked at.
+        most: rows at most, of which `MOST_FALLEN` are for trials that diverged.
+        all_fallen: take the last ones of all that diverged, because many may do so before one is read again; otherwise
+            of those with a number up to that of the newest reading.
     """
     chosen = _chosen(history, history.readings[:upto], most - MOST_FALLEN)
     newest = max((number for _, number, _ in chosen), default=-1)
@@ -85,6 +97,12 @@ def _best_first(history: History) -> Iterator[_Numbered]:
 
 
 def arrays(history: History, encoding: Encoding, rows: Sequence[Row]) -> tuple[Array, Array]:
+    """The rows as the model takes them.
+
+    Returns:
+        x: inputs, shape (n, columns of the encoding).
+        y: values of mean 0 and deviation 1, the lower the better, shape (n,); what is not finite counts as the worst.
+    """
     units = encoding.matrix([history[row.number].point for row in rows])
     x = encoding.encoded(units, np.array([row.epoch for row in rows], dtype=float))
     return x, _standardised(np.array([row.value for row in rows]))
@@ -109,10 +127,17 @@ def _standardised(values: Array) -> Array:
 
 
 def running_rows(history: History, epochs: int, known: Sequence[int]) -> list[Row]:
-    """Running trials at the epoch they train to; one that does not say goes as far as others were read."""
+    """Running trials, values NaN, at the epoch that they train to: at most `MOST_RUNNING`, the newest ones.
+
+    Args:
+        history: of the round.
+        epochs: of a full training.
+        known: epochs of the measured rows; a trial that was never read and does not say how far it trains goes as far
+            as the shortest of them.
+    """
     numbers = [number for state in (State.RUNNING, State.INTERRUPTED) for number in history.numbers(state)]
     shortest = min(known, default=epochs)
     return [
         Row(number, entry.target or (epochs if entry.readings else shortest), math.nan)
-        for number, entry in ((number, history[number]) for number in sorted(numbers)[-MOST_FANTASIES:])
+        for number, entry in ((number, history[number]) for number in sorted(numbers)[-MOST_RUNNING:])
     ]

@@ -54,7 +54,7 @@ class Feasibility:
     def __init__(
         self, history: History, encoding: Encoding, cache: ScreenCache, failed: Sequence[int], trained: Sequence[int]
     ) -> None:
-        from tuner.search.model import Posterior  # noqa: PLC0415  as in `screen`
+        from tuner.search.model import Posterior  # noqa: PLC0415  as in `cache`
 
         self._encoding = encoding
         x = self._inputs(encoding.matrix([history[number].point for number in (*failed, *trained)]))

@@ -2,7 +2,7 @@
 
 Own code instead of a library because the fit has to be the same number on every machine that resumes a round, takes a
 fraction of a second on one core, and needs neither torch nor a compiled wheel beyond scipy. Values are to be
-standardised by the caller, and inputs to be of the order of one. Where points come from is the business of `screen`.
+standardised by the caller, and inputs to be of the order of one. Where points come from is the business of `evidence`.
 """
 
 from __future__ import annotations
