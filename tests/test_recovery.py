@@ -128,7 +128,7 @@ def test_a_controller_that_dies_at_a_write_is_taken_over_without_a_difference(
     workdir, monkeypatch, call, trained, after, round_store
 ):
     # A database on a server takes seconds to be made anew; the writes are the same.
-    every = 9 if round_store.startswith("sqlite") else 50
+    every = 15 if round_store.startswith("sqlite") else 50
     check_deaths(workdir, monkeypatch, call, trained, after=after, every=every)
 
 

@@ -45,7 +45,11 @@ def call(workdir, monkeypatch, trained):
     return call
 
 
-@pytest.mark.parametrize("search", [{}, {"budget": 99.0}, {"screen": False}], ids=["time", "epochs too", "places"])
+@pytest.mark.parametrize(
+    "search",
+    [{}, pytest.param({"budget": 99.0}, marks=pytest.mark.slow), {"screen": False}],
+    ids=["time", "epochs too", "places"],
+)
 def test_the_end_of_the_time_is_for_full_trainings_and_none_is_cut_short(workdir, call, trained, search):
     assert call(100, **search) == 0
     assert 75 <= len(trained) / 2 <= 100

@@ -138,7 +138,7 @@ def test_ctrl_c_stops_the_round_and_the_same_command_goes_on_from_there(tmp_path
     assert facts(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("after_s", [0.5, 1.5, 2.5, 3.5, 4.5])
+@pytest.mark.parametrize("after_s", [0.5, *(pytest.param(one, marks=pytest.mark.slow) for one in (1.5, 3.5, 4.5)), 2.5])
 def test_ctrl_c_leaves_in_order_whenever_it_comes(tmp_path, after_s):
     """While the configuration is read, the database made, torch imported, workers started, a trial trained."""
     words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
@@ -167,6 +167,7 @@ def test_ctrl_c_that_ends_the_reader_of_the_messages_too_saves_what_trains(tmp_p
     assert all(one.get("outcome") == "interrupted" or one["paused_at"] for one in left)
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_range_test_before_a_search_leaves_a_round_that_goes_on(tmp_path):
     conf = str(write_study(tmp_path))
     words = ["study=line", "search.lr_range=true", "search.trials=2", "module.pause_s=0.05", "--config-dir", conf]
@@ -200,6 +201,7 @@ def test_ctrl_c_in_an_exec_of_text_is_no_death_by_the_signal(tmp_path, place):
     assert (ran.returncode, ran.stderr) == (130, "")
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_controller_loses_nothing_that_was_complete(tmp_path, undisturbed):
     words = ["study=line", *SLOW_TRIALS, f"module.marks={tmp_path}", "--config-dir", str(write_study(tmp_path))]
     process = start(*words, folder=tmp_path)
@@ -241,6 +243,7 @@ def test_a_second_controller_is_told_who_runs_the_round(tmp_path):
     process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_dashboard_serves_the_store_with_learning_curves(tmp_path):
     run("study=line", "search.trials=2", "--config-dir", str(write_study(tmp_path)), folder=tmp_path)
     process = start("dashboard", "dashboard.port=0", folder=tmp_path)

@@ -356,6 +356,7 @@ def test_ctrl_c_leaves_cleanly(tmp_path):
     assert not out
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_trainings_that_are_done(tmp_path):
     conf = str(write_study(tmp_path, module={"pause_s": 0.02}))
     words = ["compare", "study=line", "over=lr", "choices=[0.01,0.1]", "seeds=50", "--config-dir", conf]

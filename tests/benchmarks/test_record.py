@@ -38,6 +38,7 @@ def written(folder: Path, name: str, configurations, curves, words=WORDS) -> Pat
     return folder / name
 
 
+@pytest.mark.slow
 def test_trainings_are_recorded_once_each(tmp_path):
     words = [sys.executable, str(BENCHMARKS / "record.py"), "--quick", "--out", str(tmp_path / "digits.jsonl")]
     words += ["study=digits", "trainer.max_epochs=2"]

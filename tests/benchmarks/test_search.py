@@ -235,7 +235,9 @@ def test_a_training_that_is_pruned_costs_the_epochs_that_it_had(search, bowl):
     assert [done.drawn[budget] for budget in (5.0, 6.0, 7.0)] == [6, 11, 16]
 
 
-@pytest.mark.parametrize("system", ["TPE + Hyperband", "random + ASHA", "TPE", "GP 5", "QMC"])
+@pytest.mark.parametrize(
+    "system", ["TPE + Hyperband", "random + ASHA", "TPE", pytest.param("GP 5", marks=pytest.mark.slow), "QMC"]
+)
 def test_a_run_of_optunas_is_repeatable(search, bowl, system):
     curves = search.load(bowl)
     one, two = (search.baselines.simulate(curves, system, "hard", 3, 2, [6.0, 8.0]) for _ in range(2))
