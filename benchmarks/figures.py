@@ -21,9 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -242,6 +244,20 @@ def plot_file(text: str) -> Path:
 def note(text: str) -> None:
     """Progress, on standard error."""
     sys.stderr.write(f"{text}\n")
+
+
+def one_thread_each() -> None:
+    """Let processes that are spawned from here compute with one thread each: several at once would take each other's.
+
+    A library reads it when it is loaded; this process, which has loaded them, stays as it is.
+    """
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def pool(jobs: int) -> ProcessPoolExecutor:
+    """So many processes of one thread each; what they run is to be importable."""
+    one_thread_each()
+    return ProcessPoolExecutor(jobs, get_context("spawn"))
 
 
 def timed(commands: Sequence[Sequence[str]], folder: Path) -> tuple[float, list[str]]:

@@ -30,7 +30,17 @@ from pathlib import Path
 from contenders.curves import Run
 from contenders.race import CONTENDERS, OWN, Race, peers_python, places, versions_in, write
 from contenders.results import Results, plot, recommended, seen
-from figures import filled, heading, note, parser, plot_file, positive_float, positive_int, temporary_folder
+from figures import (
+    filled,
+    heading,
+    note,
+    one_thread_each,
+    parser,
+    plot_file,
+    positive_float,
+    positive_int,
+    temporary_folder,
+)
 
 from studies.cifar import files
 from tuner.errors import TunerError
@@ -155,7 +165,7 @@ def main() -> int:
     root = str(Path(asked.root).resolve())
     if not gpus():
         # One thread for each training; of the samplers' algebra, too.
-        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        one_thread_each()
     with kept_in(asked.keep) as keep:
         races = [
             Race(words_of(study, root, quick=asked.quick), budget, asked.equal, asked.fresh, None, keep / study)

@@ -16,11 +16,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-from figures import filled, heading, note, parser, positive_int, temporary_folder
+from figures import filled, heading, note, parser, pool, positive_int, temporary_folder
 from searches.recorded import FOLDS, explained
 
 from tuner.config import StudySettings, load
@@ -100,8 +100,8 @@ def record(
     missing, study = [job for job in jobs if job not in there], study_of(words)
     values = {number: configuration(study, number) for number, _ in missing}
     values |= {line["number"]: line["values"] for line in lines}
-    with ProcessPoolExecutor(workers) as pool:
-        running = [pool.submit(trained, words, number, seed, values[number]) for number, seed in missing]
+    with pool(workers) as processes:
+        running = [processes.submit(trained, words, number, seed, values[number]) for number, seed in missing]
         for count, done in enumerate(as_completed(running), 1):
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(f"{json.dumps(done.result())}\n")
@@ -115,7 +115,6 @@ def main() -> int:
     filled(asked, usual={"again": min(50, asked.trials)}, quick={"again": min(2, asked.trials)})
     if not 0 <= asked.again <= asked.trials:
         line.error(f"--again is at most --trials ({asked.trials}) and not below 0, not {asked.again}")
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # The seed is that of a round's trial; the second one is far from any of them.
     jobs = [(number, number) for number in range(asked.trials)]
     jobs += [(number, 100_000 + number) for number in range(asked.again)]

@@ -15,13 +15,13 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
-from figures import filled, heading, note, parser, plot_file, positive_float, positive_int, short, table, verdict
+from figures import filled, heading, note, parser, plot_file, pool, positive_float, positive_int, short, table, verdict
 from searches import baselines, rounds
 from searches.rows import OURS, THEIRS, Kept, Row, code_of
 from searches.scores import Against, Place, Scores
@@ -107,8 +107,8 @@ def measure(options: argparse.Namespace, tasks: Sequence[str], kept: Kept) -> li
         return [known[named] for job in wanted for named in runs_of(job) if named in known]
     kept.leave_aside(options.data)
     missing = [job for job in wanted if any(place not in kept for place in places_of(job))]
-    with ProcessPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(run, str(options.data), job) for job in missing]
+    with pool(options.jobs) as workers:
+        running = [workers.submit(run, str(options.data), job) for job in missing]
         for count, done in enumerate(as_completed(running), 1):
             for row in done.result():
                 kept.add(row)
