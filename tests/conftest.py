@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from postgres import Server
-
-
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """What a test leaves in the environment is not for the next one: a process of its own would inherit it."""
-    before = dict(os.environ)
-    yield
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -401,6 +402,7 @@ def test_a_mistake_is_told_before_any_work(bench, tmp_path, monkeypatch, capsys,
         (tmp_path / name / "digits").mkdir(parents=True)
         (tmp_path / name / "digits" / "settings.json").write_text(text)
     monkeypatch.setattr(sys, "argv", ["real.py", *(word.format(kept=tmp_path) for word in options)])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit) as left:
         real.main()
     assert left.value.code == 2
@@ -418,6 +420,7 @@ def test_on_one_place_contenders_that_are_the_same_are_left_out(bench, monkeypat
     assert real.with_places(names) == names[:2]
     assert "left out optuna-gp-all: this machine has one place to train" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["real.py", "--contenders", "optuna-gp-all"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit) as left:
         real.main()
     assert left.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,15 @@ def bowl(tmp_path) -> Path:
     (tmp_path / "bowl").mkdir()
     shutil.copy(EXAMPLE / "bowl.py", tmp_path / "bowl")
     return tmp_path / "bowl"
+
+
+def test_to_import_a_benchmark_leaves_the_number_of_threads_to_the_processes_that_come_after():
+    code = "import os, search, real, record; print([name for name in os.environ if name.endswith('NUM_THREADS')])"
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=BENCHMARKS, env=plain, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_runs_of_both_are_tabled_and_done_once(bowl, tmp_path):
