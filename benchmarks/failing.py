@@ -10,12 +10,11 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from typing import NamedTuple
 
 import optuna
-from figures import filled, heading, interval, note, parser, positive_int, table
+from figures import filled, heading, interval, note, parser, pool, positive_int, table
 from optuna.trial import Trial, TrialState
 
 from tuner.search import CoarseToFineSampler
@@ -113,8 +112,8 @@ def main() -> None:
     options.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="studies at a time")
     asked = filled(options.parse_args(), usual={"seeds": 10, "trials": 40}, quick={"seeds": 2, "trials": 16})
     jobs = [(*pair, seed, asked.trials) for pair in product(CASES, SAMPLERS) for seed in range(asked.seeds)]
-    with ProcessPoolExecutor(asked.jobs) as pool:
-        found = dict(zip(jobs, pool.map(run, jobs), strict=True))
+    with pool(asked.jobs) as workers:
+        found = dict(zip(jobs, workers.map(run, jobs), strict=True))
     note(f"{len(jobs)} studies")
     print(heading(markdown=asked.markdown))
     tables: dict[str, list[list[str]]] = {"trials that raised, %": [], "best, above the best there is": []}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, medians with their spread, the machine and the versions, and tables.
+"""What the benchmarks share: their options, processes, medians with their spread, machine and versions, and tables.
 
 What is measured, and against what, is the business of each script.
 """
@@ -247,15 +247,18 @@ def note(text: str) -> None:
 
 
 def one_thread_each() -> None:
-    """Let processes that are spawned from here compute with one thread each: several at once would take each other's.
+    """Let processes that are started from here compute with one thread each: several at once would take each other's.
 
-    A library reads it when it is loaded; this process, which has loaded them, stays as it is.
+    Libraries read it when they are loaded, so that this process, where they are, keeps its threads.
     """
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:
-    """So many processes of one thread each; what they run is to be importable."""
+    """So many processes of one thread each.
+
+    They are spawned, because a forked one would have the libraries, and the number of threads, of this process.
+    """
     one_thread_each()
     return ProcessPoolExecutor(jobs, get_context("spawn"))
 

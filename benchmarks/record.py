@@ -44,13 +44,11 @@ def configuration(study: StudySettings, number: int) -> dict[str, Value]:
 def trained(words: Sequence[str], number: int, seed: int, values: Mapping[str, Value]) -> dict[str, Any]:
     """A line of the file: configuration `number` with these hyperparameters, and its objective after each epoch."""
     import lightning.pytorch as pl  # noqa: PLC0415 - only the children train
-    import torch  # noqa: PLC0415
     from contenders.problem import fitted  # noqa: PLC0415
     from contenders.record import Record, read  # noqa: PLC0415
 
     from tuner.training.task import Task  # noqa: PLC0415
 
-    torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     study = study_of(words)
     config, metric = study.nodes.plain(study.space.effective(values), study.space), study.objective.metric

@@ -297,7 +297,8 @@ FOREIGN = {
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize(
-    "search", ["tpe", "gp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("by target", "a sequence"))]
+    "search",
+    [pytest.param(name, marks=() if name in ("tpe", "gp") else pytest.mark.slow) for name in FOREIGN],
 )
 def test_optunas_samplers_go_on_after_a_resume_as_they_would_have(workdir, tmp_path_factory, monkeypatch, search):
     words = [FOREIGN[search], "pruner=none", "trainer.max_epochs=1", f"module.marks={workdir}"]

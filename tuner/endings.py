@@ -22,7 +22,8 @@ TRACEBACK_CHARACTERS = 20_000
 class TrialEndings:
     """Records what trainings end with, and stops the round when trying on would help nobody.
 
-    That is when the user's code fails whatever the configuration, when workers only die, and when the objective is never logged.
+    That is when the user's code fails whatever the configuration, when workers only die, and when the objective is
+    never logged.
     """
 
     def __init__(
